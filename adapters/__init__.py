@@ -1,0 +1,1 @@
+"""Methods put on models, one a file."""

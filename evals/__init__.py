@@ -1,0 +1,1 @@
+"""Zero-shot recall evaluation: tasks, metrics, runner, statistics and report."""

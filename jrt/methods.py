@@ -1,0 +1,166 @@
+"""What a method is, and where methods are found.
+
+A method answers three questions, and that is the whole extension interface: `plan` (which parts of the text are read, in
+which order), `adapt` (how the model is changed while it reads) and `state` (what is carried from one part to the next; the
+captured state of `jrt.state` unless a method says otherwise). A method is a frozen pydantic model, so it round-trips to
+JSON and to the command line's shorthand `name:option=value,option=value`. This module imports no torch.
+
+Other packages add methods with an entry point of the group `jrt.methods`, whose name is the shorthand and whose value is
+the class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jrt.errors import InvalidOptionError, UnknownNameError, did_you_mean
+from jrt.prompts.plan import Plan, Query
+
+BUILT_IN = {"jrt_prompt": "jrt.prompts.jrt_prompt:JRTPrompt"}
+PRESETS = {
+    "once": "jrt_prompt:passes=1",
+    "twice": "jrt_prompt:passes=2",
+    "context_twice": "jrt_prompt:passes=2,order=context_first",
+    "question_first": "jrt_prompt:passes=1,order=question_first",
+    "repeat": "jrt_prompt:passes=2,order=repeat",
+}
+
+
+class Method(BaseModel):
+    """Base of all methods: a frozen configuration that knows how to plan and adapt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            super().__init__(**options)
+        except ValidationError as error:
+            raise InvalidOptionError(_explain(type(self), error)) from None
+
+    def plan(self, context: str, query: str | Query) -> Plan:
+        """The parts of the prompt in reading order."""
+        raise NotImplementedError(f"{type(self).__name__} does not change what is read")
+
+    def adapt(self, model: Any) -> AbstractContextManager[None]:
+        """A context in which `model` reads in the way of this method; nothing stays behind when it is left."""
+        return nullcontext()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The method as JSON data, `kind` included."""
+        return {"kind": self.kind, **self.model_dump(mode="json")}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; called on `Method`, it finds the class by `kind`."""
+        options = dict(data)
+        kind = options.pop("kind", None)
+        owner = method_class(str(kind)) if cls is Method else cls
+        method = owner(**options)
+        assert isinstance(method, cls)
+        return method
+
+    def __str__(self) -> str:
+        """The shorthand that makes this method again."""
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        options = ",".join(f"{name}={_literal(value)}" for name, value in fields.items())
+        return f"{self.kind}:{options}" if options else self.kind
+
+
+def known_methods() -> dict[str, str]:
+    """Shorthand name to `module:class` for the methods here and those that other packages register."""
+    return BUILT_IN | {point.name: point.value for point in entry_points(group="jrt.methods")}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a shorthand name.
+
+    Raises:
+        UnknownNameError: no method is called so.
+    """
+    methods = known_methods()
+    if name not in methods:
+        raise UnknownNameError(f"There is no method {name!r}.{did_you_mean(name, [*methods, *PRESETS])}")
+    module, _, attribute = methods[name].partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def parse_method(text: str) -> Method:
+    """A method from its shorthand: `twice`, or `jrt_prompt:passes=2,order=context_first`.
+
+    Values are read as JSON where they are JSON (numbers, true, "text with, a comma"), as plain text otherwise.
+    """
+    name, _, rest = PRESETS.get(text, text).partition(":")
+    return method_class(name)(**_options(rest, text))
+
+
+def split_methods(text: str) -> list[str]:
+    """Cuts `once,jrt_prompt:passes=2,order=repeat,twice` into its methods: a piece `option=value` belongs to the one before."""
+    pieces: list[str] = []
+    for piece in _split_commas(text):
+        head = piece.split("=", 1)[0]
+        if "=" in piece and ":" not in head and pieces:
+            pieces[-1] += "," + piece
+        else:
+            pieces.append(piece)
+    return pieces
+
+
+def _options(rest: str, text: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for piece in _split_commas(rest):
+        option, equals, value = piece.partition("=")
+        if not equals:
+            raise InvalidOptionError(f"{piece!r} in {text!r} is no option.", "Write name:option=value,option=value.")
+        try:
+            options[option.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            options[option.strip()] = value
+    return options
+
+
+def _split_commas(text: str) -> list[str]:
+    """Splits at commas that stand outside double quotes."""
+    pieces, current, quoted, escaped = [], "", False, False
+    for character in text:
+        if character == '"' and not escaped:
+            quoted = not quoted
+        escaped = character == "\\" and not escaped
+        if character == "," and not quoted:
+            pieces.append(current)
+            current = ""
+        else:
+            current += character
+    return [piece for piece in [*pieces, current] if piece.strip()]
+
+
+def _literal(value: Any) -> str:
+    """A value as the shorthand reads it back: plain words as they are, everything else as JSON."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except json.JSONDecodeError:
+            if value == value.strip() and not set(value) & set(',"\n\\') and value:
+                return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _explain(owner: type[BaseModel], error: ValidationError) -> str:
+    """pydantic's findings as sentences, with the closest option name for an unknown one."""
+    sentences = []
+    for finding in error.errors():
+        option = ".".join(str(part) for part in finding["loc"]) or owner.__name__
+        if finding["type"] == "extra_forbidden":
+            sentences.append(f"{owner.__name__} has no option {option!r}.{did_you_mean(option, owner.model_fields)}")
+        else:
+            message = finding["msg"].removeprefix("Value error, ")
+            sentences.append(f"{owner.__name__}({option}={finding['input']!r}): {message}.")
+    return " ".join(sentences)

@@ -1,0 +1,1 @@
+"""Committed, seeded recipes that make the embedded models."""
