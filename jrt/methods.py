@@ -16,12 +16,14 @@ import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jrt.errors import InvalidOptionError, UnknownNameError, did_you_mean
-from jrt.prompts.plan import Plan, Query
+
+if TYPE_CHECKING:
+    from jrt.prompts.plan import Plan, Query
 
 BUILT_IN = {"jrt_prompt": "jrt.prompts.jrt_prompt:JRTPrompt"}
 PRESETS = {
@@ -53,6 +55,10 @@ class Method(BaseModel):
         """A context in which `model` reads in the way of this method; nothing stays behind when it is left."""
         return nullcontext()
 
+    def _derived(self) -> set[str]:
+        """Options whose value follows from the others, so that the shorthand leaves them out."""
+        return set()
+
     def to_dict(self) -> dict[str, Any]:
         """The method as JSON data, `kind` included."""
         return {"kind": self.kind, **self.model_dump(mode="json")}
@@ -70,6 +76,8 @@ class Method(BaseModel):
     def __str__(self) -> str:
         """The shorthand that makes this method again."""
         fields = self.model_dump(mode="json", exclude_defaults=True)
+        for name in [name for name in fields if name in self._derived()]:
+            del fields[name]
         options = ",".join(f"{name}={_literal(value)}" for name, value in fields.items())
         return f"{self.kind}:{options}" if options else self.kind
 
@@ -157,6 +165,8 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> str:
     """pydantic's findings as sentences, with the closest option name for an unknown one."""
     sentences = []
     for finding in error.errors():
+        if finding["type"] == "default_factory_not_called":
+            continue  # follows from a finding that is listed anyway
         option = ".".join(str(part) for part in finding["loc"]) or owner.__name__
         if finding["type"] == "extra_forbidden":
             sentences.append(f"{owner.__name__} has no option {option!r}.{did_you_mean(option, owner.model_fields)}")

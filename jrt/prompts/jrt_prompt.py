@@ -62,6 +62,9 @@ class JRTPrompt(Method):
             raise ValueError("the cue must hold {question}, else the model never reads the question")
         return cue
 
+    def _derived(self) -> set[str]:
+        return {"order"} if self.order == _default_order({"passes": self.passes}) else set()
+
     def query(self, question: str) -> Query:
         """The pieces of one question.
 
