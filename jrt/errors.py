@@ -1,8 +1,8 @@
 """What can go wrong, in words a user can act on.
 
-Every exception says what was asked, what was found and why it cannot work; `hint` says what to type instead. The command
-line prints both in one panel; `str(error)` holds both. Each class also derives from the built-in exception that callers
-would expect, so `except ValueError` keeps working.
+Every exception says what was asked, what was found and why it cannot work; `hint` says what to type instead. The
+command line prints both in one panel; `str(error)` holds both. Each class also derives from the built-in exception that
+callers would expect, so `except ValueError` keeps working.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """What a method is, and where methods are found.
 
-A method answers three questions, and that is the whole extension interface: `plan` (which parts of the text are read, in
-which order), `adapt` (how the model is changed while it reads) and `state` (what is carried from one part to the next; the
-captured state of `jrt.state` unless a method says otherwise). A method is a frozen pydantic model, so it round-trips to
-JSON and to the command line's shorthand `name:option=value,option=value`. This module imports no torch.
+A method answers three questions, and that is the whole extension interface: `plan` (which parts of the text are read,
+in which order), `adapt` (how the model is changed while it reads) and `state` (what is carried from one part to the
+next; the captured state of `jrt.state` unless a method says otherwise). A method is a frozen pydantic model, so it
+round-trips to JSON and to the command line's shorthand `name:option=value,option=value`. This module imports no torch.
 
-Other packages add methods with an entry point of the group `jrt.methods`, whose name is the shorthand and whose value is
-the class.
+Other packages add methods with an entry point of the group `jrt.methods`, whose name is the shorthand and whose value
+is the class.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def parse_method(text: str) -> Method:
 
 
 def split_methods(text: str) -> list[str]:
-    """Cuts `once,jrt_prompt:passes=2,order=repeat,twice` into its methods: a piece `option=value` belongs to the one before."""
+    """Cuts `once,jrt_prompt:passes=2,order=repeat,twice` into its methods: a piece `option=value` belongs to the one
+    before."""
     pieces: list[str] = []
     for piece in _split_commas(text):
         head = piece.split("=", 1)[0]

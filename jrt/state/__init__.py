@@ -1,1 +1,8 @@
-"""TODO"""
+"""The state core: what a model remembers, captured, continued, forked and saved, exactly, for every family."""
+
+from jrt.state.capabilities import Capabilities
+from jrt.state.generation import generate
+from jrt.state.probe import probe
+from jrt.state.state import State, advance
+
+__all__ = ["Capabilities", "State", "advance", "generate", "probe"]
