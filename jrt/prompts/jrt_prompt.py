@@ -2,9 +2,9 @@
 
 The paper defines the prompt as `context question context question`; the code its authors released sends
 `question context context question`. Both are here, with `context context question`, whose state can be kept for many
-questions. What is never the default is the literal repetition of a prompt that ends in an answer cue ("key:"): a model that
-has read the cue followed by the document's first line copies that line. So the first question is a sentence and the cue
-stands at the very end only.
+questions. What is never the default is the literal repetition of a prompt that ends in an answer cue ("key:"): a model
+that has read the cue followed by the document's first line copies that line. So the first question is a sentence and
+the cue stands at the very end only.
 """
 
 from __future__ import annotations
@@ -94,7 +94,11 @@ class JRTPrompt(Method):
         return self.arrange([document] * self.passes, self.query(query) if isinstance(query, str) else query)
 
     def arrange(self, copies: list[str], query: Query) -> Plan:
-        """Puts copies of the context, which may differ, and one question into the order of this method."""
+        """Puts copies of the context, which may differ, and one question into the order of this method.
+
+        Empty pieces and the joints that would stand beside them are left out.
+        """
+        cue_joint = query.joint if query.cue_joint is None else query.cue_joint
         parts: list[Part] = []
         if self.order == "question_first" and query.sentence:
             parts += [Part("question", query.sentence), Part("separator", query.joint)]
@@ -102,9 +106,9 @@ class JRTPrompt(Method):
             if index:
                 parts.append(Part("separator", self.separator))
             parts.append(Part("context", copy))
-            if self.order == "repeat" or index == len(copies) - 1:
-                parts += [Part("separator", query.joint), Part("cue", query.cue)]
-        return Plan(tuple(parts))
+            if query.cue and (self.order == "repeat" or index == len(copies) - 1):
+                parts += [Part("separator", cue_joint), Part("cue", query.cue)]
+        return Plan(tuple(part for part in parts if part.text or part.role == "context"))
 
     def reading_plan(self, context: str) -> Plan:
         """What is read when no question is known yet: the context, `passes` times."""

@@ -1,7 +1,7 @@
 """A prompt before it is tokens: which parts are read, in which order.
 
-The parts stay apart because three things need to know where the context ends: a state that is kept for many questions, a
-chat template that must not be repeated, and the length budget that says which part is too long.
+The parts stay apart because three things need to know where the context ends: a state that is kept for many questions,
+a chat template that must not be repeated, and the length budget that says which part is too long.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ class Query:
         sentence: the question as it is said before the first reading, without an answer cue: "Information about Age."
         cue: what stands at the very end of the prompt, where the answer begins: "Age:".
         joint: what stands between a question or cue and the context beside it.
+        cue_joint: what stands between the context and the cue, where that differs from `joint`.
     """
 
     sentence: str
     cue: str
     joint: str = "\n"
+    cue_joint: str | None = None
 
 
 @dataclass(frozen=True)
