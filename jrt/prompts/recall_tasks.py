@@ -206,13 +206,13 @@ def _filled(row: Row, column: str) -> str:
 
     Raises:
         DataFormatError: the column holds no text.
-        EmptyInputError: the text is empty.
+        EmptyInputError: the text is empty, or nothing but colons.
     """
     value = row[column]
     name = f" of row {row['id']!r}" if "id" in row else ""
     if not isinstance(value, str):
         raise DataFormatError(f"The column {column!r}{name} holds {type(value).__name__}, not text.")
-    if not value.strip():
+    if not value.strip().strip(":"):
         raise EmptyInputError(f"The column {column!r}{name} is empty.", "Drop the row, or fill the column.")
     return value
 
