@@ -40,6 +40,8 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
+    adapts: ClassVar[bool] = False
+    """Whether `adapt` changes the model, so that its capabilities have to be probed again."""
 
     def __init__(self, **options: Any) -> None:
         try:
@@ -106,6 +108,7 @@ def parse_method(text: str) -> Method:
 
     Values are read as JSON where they are JSON (numbers, true, "text with, a comma"), as plain text otherwise.
     """
+    text = text.strip()
     name, _, rest = PRESETS.get(text, text).partition(":")
     return method_class(name)(**_options(rest, text))
 
@@ -119,7 +122,7 @@ def split_methods(text: str) -> list[str]:
         if "=" in piece and ":" not in head and pieces:
             pieces[-1] += "," + piece
         else:
-            pieces.append(piece)
+            pieces.append(piece.strip())
     return pieces
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jrt.errors import InvalidOptionError
 
-Encode = Callable[[str], Sequence[int]]
-Decode = Callable[[Sequence[int]], str]
+Encode = Callable[[str], Sequence[Any]]
+Decode = Callable[[Any], str]
 
 
 @dataclass(frozen=True)
