@@ -1,9 +1,9 @@
 """Makes transformers' Mamba-1 mixers continue from a captured state exactly, and faster, for the length of a context.
 
 transformers' `mamba_selective_scan` takes no state, so Mamba, Falcon-Mamba, Jamba and Zamba start their scan from zero
-when several tokens follow a captured state: silently wrong. Inside `adapt(model)` every mixer of that model runs its own
-class's code, with one global name (the scan) standing for ours, which starts from the state in the cache. The name is
-replaced in a copy of the function that belongs to the mixer instance: transformers' modules, other models, and the
+when several tokens follow a captured state: silently wrong. Inside `adapt(model)` every mixer of that model runs its
+own class's code, with one global name (the scan) standing for ours, which starts from the state in the cache. The name
+is replaced in a copy of the function that belongs to the mixer instance: transformers' modules, other models, and the
 model itself after the context are untouched.
 
 Mixers are found by structure, not by name: a module whose `forward` calls a global `mamba_selective_scan`.
@@ -83,10 +83,12 @@ class _ExactForward:
         self.hidden = mixer.__dict__.get(name, _ABSENT)  # an attribute of the instance that this one covers
         self.function = _with_our_scan(type(mixer).forward)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the state below is no part of a compiled graph
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("cache_params", args[1] if len(args) > 1 else None)
-        mask = kwargs.get("attention_mask", args[2] if len(args) > 2 else None)
+        given = dict(zip(("hidden_states", "cache_params", "attention_mask"), args, strict=False)) | kwargs
+        cache, mask = given.get("cache_params"), given.get("attention_mask")
+        if mask is not None and (given["hidden_states"].shape[1] == 1 or bool(mask.all())):
+            mask = None  # nothing is padding: paths that know no mask may be taken
         state = cache.get_recurrent_state(self.mixer.layer_idx) if cache is not None else None
         if state is not None and torch.is_grad_enabled() and state.requires_grad:
             state = state.clone()  # the cache is overwritten in place, and the backward pass needs what it held
