@@ -76,6 +76,10 @@ class HubUnavailableError(JRTError, ConnectionError):
     """Something has to come from the Hugging Face Hub and cannot be had."""
 
 
+class WriteError(JRTError, OSError):
+    """A file that cannot be written: a full disk, no permission."""
+
+
 class MissingDependencyError(JRTError, ImportError):
     """An optional package is needed and not installed."""
 

@@ -1,1 +1,1 @@
-"""Tasks, one a file."""
+"""Tasks, one a file; `jrt.evals.tasks.registry` finds them by name."""
