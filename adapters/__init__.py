@@ -1,1 +1,19 @@
-"""Methods put on models, one a file."""
+"""Methods and repairs put on models of transformers, one a file; nothing here changes a class or a module for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jrt.adapters import mamba
+
+
+@contextmanager
+def exact(model: Any) -> Iterator[None]:
+    """`model` with what transformers' own modelling lacks for exact and fast reading, while the context lasts."""
+    with mamba.adapt(model):
+        yield
+
+
+__all__ = ["exact"]

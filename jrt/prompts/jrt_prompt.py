@@ -55,6 +55,9 @@ class JRTPrompt(Method):
     separator: str = "\n"
     joint: str = "\n"
 
+    def __init__(self, passes: int = 2, **options: Any) -> None:
+        super().__init__(passes=passes, **options)
+
     @field_validator("cue")
     @classmethod
     def _cue_names_the_question(cls, cue: str) -> str:

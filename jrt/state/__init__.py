@@ -2,7 +2,7 @@
 
 from jrt.state.capabilities import Capabilities
 from jrt.state.generation import generate
-from jrt.state.probe import probe
+from jrt.state.probe import max_length, probe
 from jrt.state.state import State, advance
 
-__all__ = ["Capabilities", "State", "advance", "generate", "probe"]
+__all__ = ["Capabilities", "State", "advance", "generate", "max_length", "probe"]

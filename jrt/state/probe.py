@@ -51,7 +51,7 @@ def _probe(model: Any) -> Capabilities:
         state_argument=name,
         cache=type(cache).__name__ if cache is not None else "none",
         inputs_embeds="inputs_embeds" in forward_parameters(model),
-        max_length=_max_length(model, name),
+        max_length=max_length(model),
     )
     if step > _STEP_NOISE.get(compute_dtype(model), 5e-4):
         error = trial.error("replay", ids[:1])
@@ -181,9 +181,15 @@ def _keeps_gaps(cache: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
 
 
-def _max_length(model: Any, state_argument: str | None) -> int | None:
-    """The longest input; a purely recurrent model has none, whatever length its config says it was trained on."""
-    if state_argument in ("cache_params", "state"):
+def max_length(model: Any) -> int | None:
+    """The longest input in tokens, without running the model.
+
+    A purely recurrent model has no limit, whatever length its config says it was trained on; of the others it is the
+    number of positions.
+    """
+    if "past_key_values" not in forward_parameters(model) and any(
+        name in forward_parameters(model) for name in STATE_ARGUMENTS
+    ):
         return None
     config = model.config.get_text_config(decoder=True)
     maximum = getattr(config, "max_position_embeddings", None)

@@ -1,0 +1,147 @@
+"""From a name to a Reader: an embedded model, a local folder, a .gguf file, or a model of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jrt.errors import (
+    HubUnavailableError,
+    InputNotFoundError,
+    InvalidOptionError,
+    MissingDependencyError,
+    UnknownNameError,
+    UnsupportedModelError,
+    did_you_mean,
+)
+from jrt.methods import Method
+from jrt.reader import Reader, wrap
+
+EMBEDDED = "jrt/"
+DEFAULT_MODEL = "jrt/tiny-recurrent"
+
+
+def load(
+    name_or_path: str,
+    *methods: Method,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    chat: bool | None = None,
+) -> Reader:
+    """A Reader for a model, its tokenizer and methods in one call.
+
+    Args:
+        name_or_path: an embedded model ("jrt/tiny-recurrent"), a local folder, a .gguf file, or a Hub id.
+        *methods: how it reads, outermost first; none means once.
+        device: where it runs; "auto" is cuda, then mps, then cpu.
+        dtype: the weights' data type; "auto" is the checkpoint's own.
+        revision: the Hub revision.
+        gguf_file: the .gguf file inside a folder or Hub repository.
+        chat: whether `ask` uses the chat template; None means where there is one.
+
+    Raises:
+        UnknownNameError: no embedded model is called so.
+        InputNotFoundError: the folder or file is not there or holds no model.
+        HubUnavailableError: the Hub does not have it or cannot be reached.
+        UnsupportedModelError: it is no causal language model.
+
+    Example:
+        >>> reader = jrt.load("state-spaces/mamba-370m-hf", jrt.JRTPrompt(passes=2))
+    """
+    source, gguf_file = _source(name_or_path, gguf_file)
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if gguf_file is not None:
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingDependencyError(
+                "Reading .gguf files needs the package gguf.", 'Type pip install "just-read-twice[gguf]".'
+            )
+        options["gguf_file"] = gguf_file
+    model, tokenizer = _from_pretrained(source, name_or_path, _dtype(dtype), options)
+    model = model.to(_device(device)).eval()
+    reader = wrap(model, *methods, tokenizer=tokenizer, chat=chat)
+    reader.name = name_or_path
+    reader.revision = getattr(model.config, "_commit_hash", None) or revision
+    return reader
+
+
+def embedded_models() -> list[str]:
+    """The names of the models that come with the package."""
+    folder = Path(str(files("jrt.checkpoints")))
+    return sorted(EMBEDDED + entry.name for entry in folder.iterdir() if (entry / "config.json").is_file())
+
+
+def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:
+    """Where the weights are: a folder or Hub id, and the .gguf file in it."""
+    if name.startswith(EMBEDDED) and not Path(name).exists():
+        if name not in embedded_models():
+            raise UnknownNameError(f"There is no embedded model {name!r}.{did_you_mean(name, embedded_models())}")
+        return str(files("jrt.checkpoints") / name.removeprefix(EMBEDDED)), gguf_file
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputNotFoundError(f"There is no file {name}.", "Check the path.")
+        return str(path.parent), path.name
+    if path.is_dir():
+        if gguf_file is None and not (path / "config.json").is_file():
+            raise InputNotFoundError(
+                f"{name} holds no model: there is no config.json.", "Pass the folder that save_pretrained wrote."
+            )
+        return str(path), gguf_file
+    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputNotFoundError(
+            f"There is no model folder {name}.",
+            f"Pass a folder, a .gguf file, a Hub id (owner/name) or {DEFAULT_MODEL}.",
+        )
+    return name, gguf_file
+
+
+def _from_pretrained(source: str, name: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options), tokenizer
+    except OSError as error:
+        reason = str(error).split("\n", 1)[0]
+        if Path(source).exists():
+            raise InputNotFoundError(
+                f"{name} cannot be loaded: {reason}", "Check that the download is whole."
+            ) from error
+        raise HubUnavailableError(
+            f"{name} is neither a local folder nor could it be had from the Hugging Face Hub: {reason}",
+            f"Check the name and the network, or use a local folder or the embedded {DEFAULT_MODEL}.",
+        ) from error
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{name} cannot be loaded as a causal language model: {str(error).split(chr(10), 1)[0]}",
+            "jrt reads with decoder models that transformers knows; load others yourself and use jrt.wrap.",
+        ) from error
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidOptionError(
+            f"The device {device!r} cannot be used: {str(error).split(chr(10), 1)[0]}", 'Use device="auto" or "cpu".'
+        ) from None
+    return found
+
+
+def _dtype(dtype: str | torch.dtype) -> Any:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    names = ["auto", "float32", "bfloat16", "float16"]
+    if not isinstance(found, torch.dtype):
+        raise InvalidOptionError(f"There is no data type {dtype!r}.{did_you_mean(dtype, names)}")
+    return found
