@@ -119,7 +119,8 @@ def _hint(counts: Sequence[PartCount], max_new_tokens: int, max_length: int, met
     if not choices:
         choices.append("a shorter question or fewer new tokens")
     choices.append("a model without a length limit (Mamba, RWKV)")
-    return f"Use {choices[0]}" + "".join(f", {choice}" for choice in choices[1:-1]) + f", or {choices[-1]}."
+    first = choices[0].capitalize() if choices[0].startswith("shorten") else f"Use {choices[0]}"
+    return first + "".join(f", {choice}" for choice in choices[1:-1]) + f", or {choices[-1]}."
 
 
 def _needed(counts: Sequence[PartCount], method: JRTPrompt, passes: int) -> int:
