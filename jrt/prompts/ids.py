@@ -73,7 +73,7 @@ def repeat_ids(
         )
     if not 0 <= context_length <= len(ids):
         raise InvalidOptionError(f"context_length={context_length} of a prompt of {len(ids)} tokens.", "Count again.")
-    context, question = ids[num_special:context_length], ids[max(context_length, num_special) :]
+    context, question = ids[num_special:context_length], ids[context_length:]
     if not context:
         raise EmptyInputError(
             f"The first {context_length} tokens hold no context beside {num_special} special tokens.",

@@ -14,7 +14,6 @@ rule "strict" looks for the right answers, whatever the task.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from jrt.errors import DataFormatError, InvalidOptionError
@@ -97,8 +96,8 @@ def cut_row(
             encode=encode,
             decode=decode,
             width=width,
-            alternatives=_alternatives(task, row),
-            token_position=row.get("tok_pos") if task == "nq" else None,
+            alternatives=tuple(row.get("alt_answers") or ()),
+            token_position=row.get("tok_pos"),
         )
         return None if window is None else {**row, column: window.text}
     if rule != "strict":
@@ -108,10 +107,6 @@ def cut_row(
     if not rest:
         return {**row, column: text}
     return {**row, "context": text, "text": text + rest}
-
-
-def _alternatives(task: str, row: Row) -> Sequence[str]:
-    return tuple(row.get("alt_answers") or ()) if task == "nq" else ()
 
 
 def _without_cloze(row: Row) -> tuple[str, str]:

@@ -124,12 +124,11 @@ def _start(first: int, end: int, length: int, width: int) -> int:
     """Where a window of `width` out of `length` tokens starts, so that it holds the answer at tokens `first` to `end`.
 
     A prefix that is tokenized alone may end a token earlier or later than in the whole, so one more token is kept on
-    either side where the window has room for it.
+    either side where the window has room for it: the left one first, where a word's token holds the space before it.
     """
-    if end - first + 2 <= width:
-        earliest, latest = end + 1 - width, first - 1
-    else:
-        earliest, latest = end - width, first
+    room = width - (end - first)
+    latest = first - 1 if room >= 1 else first
+    earliest = end + 1 - width if room >= 2 else end - width
     return max(0, min(max(first - width // 2, earliest), latest, length - width))
 
 

@@ -21,6 +21,7 @@ from jrt.prompts import (
     messages_plan,
     wrap_plan,
 )
+from jrt.prompts.chat import _PROBE, CLOSE, OPEN
 
 TEMPLATES = {
     "marked turns": (
@@ -132,6 +133,13 @@ def test_text_may_hold_anything_even_markers(context: str, question: str, said: 
     c, q = context.strip(), question.strip()
     assert plan.text == RENDERS[name]([*history, user(f"{q}\n{c}\n{c}\n{q}")])
     assert [part.text for part in plan.parts if part.role == "context"] == [c, c]
+
+
+def test_a_message_that_holds_the_very_marker() -> None:
+    said = OPEN + _PROBE + "0" + CLOSE
+    plan = chat_plan(RENDERS["marked turns"], JRTPrompt(passes=1), "D", "Q", system=said, history=[user(said + "1")])
+    opening = [{"role": "system", "content": said}, user(said + "1")]
+    assert plan.text == RENDERS["marked turns"]([*opening, user("D\nQ")])
 
 
 @pytest.mark.parametrize(
