@@ -150,6 +150,10 @@ def triples(text: str) -> list[str]:
     return re.findall(r"(?s).{1,3}", text)
 
 
+def test_a_window_of_the_one_token_that_holds_the_answer() -> None:
+    assert strict_window("aaaaXaaaa", ["X"], encode=triples, decode="".join, width=1).text == "aXa"
+
+
 @settings(deadline=None, max_examples=200)
 @given(
     before=st.text("ab ", max_size=60),
