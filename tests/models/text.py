@@ -33,7 +33,9 @@ def word_tokenizer(*, chat: bool = False, pad: bool = True, size: int = 128) -> 
         ]
     )
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    options = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"} | ({"pad_token": "<pad>"} if pad else {})
+    options = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    if pad:
+        options["pad_token"] = "<pad>"
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **options)
     if chat:
         wrapped.chat_template = TEMPLATE

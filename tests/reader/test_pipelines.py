@@ -1,0 +1,72 @@
+"""jrt inside transformers' pipelines."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import transformers
+from text import DOCUMENT
+
+import jrt
+from jrt.errors import InvalidOptionError
+
+QUESTION = {"context": DOCUMENT, "question": "Where does Mira live?"}
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> None:
+    jrt.register_pipelines()
+    jrt.register_pipelines()
+
+
+def test_nothing_is_registered_at_import() -> None:
+    code = (
+        "import jrt, jrt.reader, jrt.pipelines; from transformers.pipelines import PIPELINE_REGISTRY as registry;"
+        "print('jrt-question-answering' in registry.get_supported_tasks()); jrt.register_pipelines();"
+        "print('jrt-question-answering' in registry.get_supported_tasks())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["False", "True"]
+
+
+def test_question_answering_with_a_reader(mamba: Any, tokenizer: Any) -> None:
+    reader = jrt.wrap(mamba, jrt.JRTPrompt(2), tokenizer=tokenizer)
+    pipe = transformers.pipeline("jrt-question-answering", model=reader, tokenizer=tokenizer)
+    expected = reader.ask(DOCUMENT, QUESTION["question"], max_new_tokens=5)
+    assert pipe(QUESTION, max_new_tokens=5)["answer"] == expected
+    assert [result["answer"] for result in pipe([QUESTION, QUESTION], max_new_tokens=5)] == [expected] * 2
+
+
+def test_question_answering_with_a_plain_model(llama: Any, tokenizer: Any) -> None:
+    pipe = transformers.pipeline("jrt-question-answering", model=llama, tokenizer=tokenizer)
+    for method in ("once", "twice", jrt.JRTPrompt(2, order="repeat")):
+        asked = method if isinstance(method, jrt.JRTPrompt) else jrt.JRTPrompt(1 if method == "once" else 2)
+        expected = jrt.wrap(llama, asked, tokenizer=tokenizer).ask(DOCUMENT, QUESTION["question"], max_new_tokens=5)
+        assert pipe(QUESTION, method=method, max_new_tokens=5)["answer"] == expected
+
+
+def test_bad_input_names_the_key(llama: Any, tokenizer: Any) -> None:
+    pipe = transformers.pipeline("jrt-question-answering", model=llama, tokenizer=tokenizer)
+    with pytest.raises(InvalidOptionError, match="got no context"):
+        pipe({"question": "Who?"})
+    with pytest.raises(InvalidOptionError, match=r"'contex'.*Did you mean 'context'"):
+        pipe({"contex": DOCUMENT, "question": "Who?"})
+    with pytest.raises(InvalidOptionError, match="got a str"):
+        pipe("Who?")
+
+
+def test_a_reader_in_the_stock_pipeline(mamba: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    options = dict(max_new_tokens=5, do_sample=False)
+    stock = transformers.pipeline("text-generation", model=mamba, tokenizer=tokenizer)
+    with caplog.at_level(logging.ERROR, "transformers"):
+        once = transformers.pipeline("text-generation", model=jrt.wrap(mamba, tokenizer=tokenizer), tokenizer=tokenizer)
+    assert not caplog.records, "the stock pipeline must know a Reader after register_pipelines"
+    assert once("Mira lives in", **options) == stock("Mira lives in", **options)
+    repeat = jrt.wrap(mamba, jrt.JRTPrompt(2, order="repeat"), tokenizer=tokenizer)
+    twice = transformers.pipeline("text-generation", model=repeat, tokenizer=tokenizer)
+    ours = twice("Mira lives in", return_full_text=False, **options)
+    assert ours == stock("Mira lives in\nMira lives in", return_full_text=False, **options)
