@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jrt.adapters import mamba
+from jrt.adapters.mamba import adapt
 
 
 @contextmanager
 def exact(model: Any) -> Iterator[None]:
     """`model` with what transformers' own modelling lacks for exact and fast reading, while the context lasts."""
-    with mamba.adapt(model):
+    with adapt(model):
         yield
 
 

@@ -21,7 +21,7 @@ from jrt.reader import Reader
 from jrt.reading import Reading
 from jrt.state.storage import state_from_tensors, state_to_tensors
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MANIFEST = "reading.json"
 
 
