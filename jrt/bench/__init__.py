@@ -1,1 +1,14 @@
-"""Benchmarks as ratios against what a user would run otherwise; `jrt bench NAME` runs one."""
+"""Benchmarks as ratios against what a user would run otherwise; `jrt bench NAME` runs one.
+
+A benchmark is a module with a function `run(...) -> jrt.bench.report.Report` and a line in `BENCHES`. The parameters of
+`run` become the command's options (`Annotated[int, typer.Option(help=...)]` where one needs a word); `--json`, `--out`
+and `--debug` are added by the command line.
+"""
+
+BENCHES = {
+    "ask_many": "20 questions about one document: read once, or once for every question.",
+    "generate": "Reader.generate against model.generate on the same ids.",
+    "kernels": "Taylor and prefix linear attention against attention and against other implementations.",
+    "scan": "Selective scans of Mamba models against transformers' own.",
+}
+"""Every benchmark by name, with what it measures."""

@@ -1,0 +1,90 @@
+"""What a benchmark returns: numbers with everything that is needed to measure them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+import jrt
+from jrt.files import write_text
+
+
+def _versions() -> dict[str, str]:
+    return {"jrt": jrt.__version__} | {name: version(name) for name in ("torch", "transformers")}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, threads, load and GPU of this machine, now."""
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+    }
+
+
+class Report(BaseModel):
+    """One run of a benchmark.
+
+    Attributes:
+        name: the benchmark's.
+        target: what was promised, in words.
+        settings: the options of the run.
+        rows: measurements, each a flat dictionary; the keys are the table's columns.
+        notes: what one has to know to read the table.
+        command: what to type to measure again.
+        created: when, in UTC, ISO 8601.
+        versions: of jrt, torch and transformers.
+        machine: where.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    target: str
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+    notes: str = ""
+    command: str = ""
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    versions: dict[str, str] = Field(default_factory=_versions)
+    machine: dict[str, Any] = Field(default_factory=machine)
+
+    def columns(self) -> list[str]:
+        """Every key of the rows, in the order in which they first appear."""
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    def cells(self) -> list[list[str]]:
+        """The table's rows; numbers with three significant digits."""
+        return [[_cell(row.get(column)) for column in self.columns()] for row in self.rows]
+
+    def save(self, path: Path) -> None:
+        """Writes the report as JSON, in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
