@@ -115,19 +115,23 @@ def check_lengths(prepared: Sequence[Prepared], views: Sequence[tuple[str, Reade
     """Refuses prompts that are longer than the model reads, before it is called.
 
     Raises:
-        ContextTooLongError: names the longest such item, and says how many there are.
+        ContextTooLongError: names the longest such item with the method that needs most, and says how many there are.
     """
     from jrt.tokens import encode_plan
 
     for task in prepared:
+        worst: tuple[int, int, str, Reader, str] | None = None
         for label, view in views:
             if view.max_length is None:
                 continue
             lengths = [len(encode_plan(view.tokenizer, task.task.plan(item, view.prompt))) for item in task.items]
             long = sum(length + max_new_tokens > view.max_length for length in lengths)
-            if long:
-                longest = max(range(len(lengths)), key=lengths.__getitem__)
-                _refuse(task, task.items[longest], label, view, max_new_tokens, f"{long} of {len(lengths)}")
+            longest = max(range(len(lengths)), key=lengths.__getitem__)
+            if long and (worst is None or lengths[longest] > worst[0]):
+                worst = (lengths[longest], longest, label, view, f"{long} of {len(lengths)}")
+        if worst is not None:
+            _, longest, label, view, share = worst
+            _refuse(task, task.items[longest], label, view, max_new_tokens, share)
 
 
 def _refuse(task: Prepared, item: Item, label: str, view: Reader, max_new_tokens: int, share: str) -> None:

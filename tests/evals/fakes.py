@@ -110,7 +110,7 @@ def likes_rows(count: int) -> list[dict[str, Any]]:
     return [
         {
             "id": f"row-{index}",
-            "context": f"{name} likes thing{index}. " + "Nothing else is known. " * (index % 5),
+            "context": f"{name} likes thing{index}." + " Nothing else is known." * (index % 5),
             "question": f"What does {name} like?",
             "answers": [f"thing{index}"],
         }
