@@ -1,18 +1,19 @@
-"""Makes transformers' Mamba-1 mixers continue from a captured state exactly, and faster, for the length of a context.
+"""Makes transformers' Mamba models continue from a captured state exactly, and faster, for the length of a context.
 
-transformers' `mamba_selective_scan` takes no state, so Mamba, Falcon-Mamba, Jamba and Zamba start their scan from zero
-when several tokens follow a captured state: silently wrong. Inside `adapt(model)` every mixer of that model runs its
-own class's code, with one global name (the scan) standing for ours, which starts from the state in the cache. The name
-is replaced in a copy of the function that belongs to the mixer instance: transformers' modules, other models, and the
-model itself after the context are untouched.
+Mamba-1, Falcon-Mamba, Jamba, Zamba: transformers' `mamba_selective_scan` takes no state, so a scan of several tokens on
+top of a captured state starts from zero: silently wrong. Inside `adapt(model)` the mixers call our scan, which starts
+from the state in the cache, leaves it as it is at padding, and is several times faster.
 
-Mixers are found by structure, not by name: a module whose `forward` calls a global `mamba_selective_scan`.
+Mamba-2, Bamba, Zamba2 and their kin on a CPU: transformers' chunked scan is exact, but pads every call to a multiple of
+`chunk_size` (256) and does work that grows with it. Inside the context a call takes the smaller of its length and 64,
+which was the fastest at every length measured; the sum is the same in another order.
+
+Mixers are found by structure, not by name, and nothing but the instances of this model is touched (rebinding.py).
 """
 
 from __future__ import annotations
 
-import threading
-import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -22,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jrt.kernels.selective_scan import selective_scan
+from jrt.adapters.rebinding import calls, rebound
+from jrt.kernels.selective_scan import Situation, choose, selective_scan
 
-_SCAN = "mamba_selective_scan"
-_LOCK = threading.Lock()
+_SCAN, _CHUNKED_SCAN = "mamba_selective_scan", "mamba2_chunk_scan"
+_CPU_CHUNK = 64
 
 
 @contextmanager
@@ -45,14 +47,57 @@ def adapt(model: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for module in model.modules():
-            if calls_scan(module):
-                stack.enter_context(_installed(module))
+            if calls(module, _SCAN):
+                stack.enter_context(rebound(module, {_SCAN: _from_state}, _starting_state))
+            elif calls(module, _CHUNKED_SCAN):
+                stack.enter_context(rebound(module, {_CHUNKED_SCAN: _in_small_chunks}, _nothing))
         yield
 
 
-def calls_scan(module: nn.Module) -> bool:
-    """Whether the module's class is a Mamba-1 mixer of transformers, told by what its `forward` calls."""
-    return _innermost(type(module).forward) is not None
+@dataclass(frozen=True)
+class ScanReport:
+    """How the mixers of one class and device scan inside `adapt`.
+
+    Attributes:
+        mixer: the class.
+        count: how many of them the model has.
+        device: where their weights are.
+        path: the implementation that reads a document.
+        continued: the implementation that goes on from a state or reads padded rows.
+        passed_over: faster implementations that do not read documents, each with the reason.
+    """
+
+    mixer: str
+    count: int
+    device: str
+    path: str
+    continued: str
+    passed_over: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        and_then = "" if self.continued == self.path else f", {self.continued} from a state on"
+        head = f"{self.count} x {self.mixer} on {self.device}: {self.path}{and_then}"
+        return "\n".join([head, *(f"  not {path}: {reason}" for path, reason in self.passed_over)])
+
+
+def describe(model: nn.Module) -> list[ScanReport]:
+    """Which scan each kind of Mamba mixer takes inside `adapt`, and why not a faster one; empty for other models."""
+    kinds: Counter[tuple[str, str, torch.device, torch.dtype, int]] = Counter()
+    for module in model.modules():
+        for name in (_SCAN, _CHUNKED_SCAN):
+            if calls(module, name):
+                weight: Any = module.A_log
+                kinds[name, type(module).__name__, weight.device, weight.dtype, weight.shape[-1]] += 1
+    reports = []
+    for (name, mixer, device, dtype, states), count in kinds.items():
+        if name == _SCAN:
+            first = choose(Situation(device, dtype, states))
+            later = choose(Situation(device, dtype, states, continued=True))
+            reports.append(ScanReport(mixer, count, str(device), first.path, later.path, first.passed_over))
+        else:
+            path = "transformers" + (f" in chunks of at most {_CPU_CHUNK}" if device.type == "cpu" else "")
+            reports.append(ScanReport(mixer, count, str(device), path, path, ()))
+    return reports
 
 
 @dataclass
@@ -74,82 +119,24 @@ class _Call:
 _CALL: ContextVar[_Call | None] = ContextVar("jrt_mamba_call", default=None)
 
 
-class _ExactForward:
-    """Stands for `forward` on one mixer instance, for as long as a context holds it."""
-
-    def __init__(self, mixer: nn.Module, name: str) -> None:
-        self.mixer, self.name = mixer, name
-        self.contexts = 0
-        self.hidden = mixer.__dict__.get(name, _ABSENT)  # an attribute of the instance that this one covers
-        self.function = _with_our_scan(type(mixer).forward)
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the state below is no part of a compiled graph
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = dict(zip(("hidden_states", "cache_params", "attention_mask"), args, strict=False)) | kwargs
-        cache, mask = given.get("cache_params"), given.get("attention_mask")
-        if mask is not None and (given["hidden_states"].shape[1] == 1 or bool(mask.all())):
-            mask = None  # nothing is padding: paths that know no mask may be taken
-        state = cache.get_recurrent_state(self.mixer.layer_idx) if cache is not None else None
-        if state is not None and torch.is_grad_enabled() and state.requires_grad:
-            state = state.clone()  # the cache is overwritten in place, and the backward pass needs what it held
-        token = _CALL.set(_Call(state, mask))
-        try:
-            return self.function(self.mixer, *args, **kwargs)
-        finally:
-            _CALL.reset(token)
-
-
-_ABSENT = object()
-
-
 @contextmanager
-def _installed(mixer: nn.Module) -> Iterator[None]:
-    """Covers the mixer's forward; the last of several contexts uncovers it."""
-    name = "_old_forward" if "_old_forward" in mixer.__dict__ else "forward"  # accelerate keeps the real one there
-    with _LOCK:
-        forward = mixer.__dict__.get(name)
-        if not isinstance(forward, _ExactForward):
-            forward = _ExactForward(mixer, name)
-            mixer.__dict__[name] = forward
-        forward.contexts += 1
+def _starting_state(mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    """Hands the state in the cache and the mask to the scans of this call."""
+    given = dict(zip(("hidden_states", "cache_params", "attention_mask"), args, strict=False)) | kwargs
+    cache, mask = given.get("cache_params"), given.get("attention_mask")
+    if mask is not None and (given["hidden_states"].shape[1] == 1 or bool(mask.all())):
+        mask = None  # nothing is padding: paths that know no mask may be taken
+    state = cache.get_recurrent_state(mixer.layer_idx) if cache is not None else None
+    if state is not None and torch.is_grad_enabled() and state.requires_grad:
+        state = state.clone()  # the cache is overwritten in place, and the backward pass needs what it held
+    token = _CALL.set(_Call(state, mask))
     try:
         yield
     finally:
-        with _LOCK:
-            forward.contexts -= 1
-            if forward.contexts == 0:
-                if forward.hidden is _ABSENT:
-                    del mixer.__dict__[name]
-                else:
-                    mixer.__dict__[name] = forward.hidden
+        _CALL.reset(token)
 
 
-def _innermost(function: Any) -> types.FunctionType | None:
-    """The function below all decorators, if it calls the scan by its global name."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    found = isinstance(function, types.FunctionType) and _SCAN in function.__code__.co_names
-    return function if found and _SCAN in function.__globals__ else None
-
-
-def _with_our_scan(function: Any) -> types.FunctionType:
-    """A copy of `function`, decorators included, that calls our scan."""
-    inner = getattr(function, "__wrapped__", None)
-    if inner is None:
-        scope = {**function.__globals__, _SCAN: _scan(function.__globals__[_SCAN])}
-        return _copied(function, scope, function.__closure__)
-    ours = _with_our_scan(inner)
-    cells = tuple(types.CellType(ours) if cell.cell_contents is inner else cell for cell in function.__closure__ or ())
-    return _copied(function, function.__globals__, cells)
-
-
-def _copied(function: Any, scope: dict[str, Any], closure: tuple[Any, ...] | None) -> types.FunctionType:
-    copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
-def _scan(original: Callable[..., Any]) -> Callable[..., Any]:
+def _from_state(original: Callable[..., Any]) -> Callable[..., Any]:
     """transformers' scan with the signature it has there, started from the state of the mixer that is running."""
 
     def scan(
@@ -163,18 +150,31 @@ def _scan(original: Callable[..., Any]) -> Callable[..., Any]:
         delta_bias: Tensor | None = None,
         delta_softplus: bool = False,
         return_last_state: bool = False,
-        **options: Any,
+        **implementation: Any,
     ) -> Any:
         call = _CALL.get()
         if call is None or not delta_softplus:  # not how a mixer calls it
-            options |= dict(delta_softplus=delta_softplus, return_last_state=return_last_state)
-            return original(hidden_states, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, **options)
-        mask = call.mask
-        if mask is not None and mask.shape != (len(hidden_states), hidden_states.shape[-1]):
-            mask = None  # the mixer itself would have failed or ignored it
+            implementation |= dict(delta_softplus=delta_softplus, return_last_state=return_last_state)
+            return original(hidden_states, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, **implementation)
         y, state = selective_scan(
-            hidden_states, dt, A, B, C, D, z, delta_bias, initial_state=call.next_state(), mask=mask
+            hidden_states, dt, A, B, C, D, z, delta_bias, initial_state=call.next_state(), mask=call.mask
         )
         return (y, state) if return_last_state else y
+
+    return scan
+
+
+@contextmanager
+def _nothing(mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    yield
+
+
+def _in_small_chunks(original: Callable[..., Any]) -> Callable[..., Any]:
+    """transformers' chunked scan with the chunk that is fastest on a CPU."""
+
+    def scan(hidden_states: Tensor, *args: Any, chunk_size: int, **kwargs: Any) -> Any:
+        if hidden_states.device.type == "cpu":
+            chunk_size = min(chunk_size, _CPU_CHUNK, hidden_states.shape[1])
+        return original(hidden_states, *args, chunk_size=chunk_size, **kwargs)
 
     return scan

@@ -22,10 +22,10 @@ def selective_scan(
     initial_state: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h_t = exp(s_t A) h_{t-1} + s_t u_t B_t and y_t = (C_t h_t + D u_t) silu(z_t), with s = softplus(delta + delta_bias).
+    """h_t = exp(s_t A) h_{t-1} + s_t u_t B_t and y_t = (C_t h_t + D u_t) silu(z_t), s = softplus(delta + delta_bias).
 
-    Mamba, 2312.00752, algorithm 2. A scan of T steps and a scan of the rest from its final state are the scan of all, so
-    a sequence may be read in chunks of any size. Sums are float32 whatever the inputs are (float64 for float64). The
+    Mamba, 2312.00752, algorithm 2. A scan of T steps followed by a scan from its final state is the scan of both, so a
+    sequence may be read in chunks of any size. Sums are float32 whatever the inputs are (float64 for float64). The
     fastest path that fits the call is taken; `choose` tells which, and why not another one.
 
     Args:
@@ -47,8 +47,8 @@ def selective_scan(
         ValueError: the shapes do not fit each other.
 
     Example:
-        >>> y, state = selective_scan(u[..., :500], delta[..., :500], A, B[..., :500], C[..., :500])
-        >>> rest, state = selective_scan(u[..., 500:], delta[..., 500:], A, B[..., 500:], C[..., 500:], initial_state=state)
+        >>> y, state = selective_scan(u[..., :9], delta[..., :9], A, B[..., :9], C[..., :9])
+        >>> rest, state = selective_scan(u[..., 9:], delta[..., 9:], A, B[..., 9:], C[..., 9:], initial_state=state)
     """
     tensors = dict(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, initial_state=initial_state)
     _check_shapes(tensors | {"mask": mask})

@@ -45,7 +45,7 @@ class Choice:
 
 def choose(situation: Situation) -> Choice:
     """The fastest path that fits; `torch` always does."""
-    passed_over = []
+    passed_over: list[tuple[str, str]] = []
     for path, obstacles in (("mamba_ssm", _mamba_ssm), ("triton", _triton), ("compiled", _compiled)):
         reason = next(obstacles(situation), None)
         if reason is None:
