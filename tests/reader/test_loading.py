@@ -1,0 +1,102 @@
+"""From a name to a Reader, and every way in which that fails."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from text import DOCUMENT, word_tokenizer
+from zoo import build
+
+import jrt
+from jrt.errors import (
+    HubUnavailableError,
+    InputNotFoundError,
+    InvalidOptionError,
+    MissingDependencyError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mamba2")
+    build("mamba2").save_pretrained(path)
+    word_tokenizer().save_pretrained(path)
+    return path
+
+
+def test_a_local_folder(folder: Path) -> None:
+    reader = jrt.load(str(folder), jrt.JRTPrompt(2), device="cpu")
+    wrapped = jrt.wrap(build("mamba2"), jrt.JRTPrompt(2), tokenizer=word_tokenizer())
+    question = "Where does Mira live?"
+    assert reader.ask(DOCUMENT, question, max_new_tokens=6) == wrapped.ask(DOCUMENT, question, max_new_tokens=6)
+    assert (reader.name, reader.model.training) == (str(folder), False)
+
+
+def test_a_reading_knows_the_folder_it_came_from(folder: Path, tmp_path: Path) -> None:
+    reader = jrt.load(str(folder))
+    saved = reader.read(DOCUMENT).save(tmp_path / "reading")
+    assert jrt.Reading.load(saved, jrt.load(str(folder))).num_tokens == reader.read(DOCUMENT).num_tokens
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_dtype(folder: Path, dtype: Any) -> None:
+    assert jrt.load(str(folder), dtype=dtype).dtype == torch.bfloat16
+
+
+def test_bad_names(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="no embedded model 'jrt/tiny-recurent'"):
+        jrt.load("jrt/tiny-recurent")
+    with pytest.raises(InputNotFoundError, match="no model folder"):
+        jrt.load("./nowhere")
+    with pytest.raises(InputNotFoundError, match=r"no config\.json"):
+        jrt.load(str(tmp_path))
+    with pytest.raises(InputNotFoundError, match="no file"):
+        jrt.load("nowhere.gguf")
+    with pytest.raises(InvalidOptionError, match="device 'cuda:99'"):
+        jrt.load(str(folder), device="cuda:99")
+    with pytest.raises(InvalidOptionError, match=r"no data type 'bfloat61'.*'bfloat16'"):
+        jrt.load(str(folder), dtype="bfloat61")
+
+
+def test_a_folder_that_is_not_whole(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputNotFoundError, match="cannot be loaded"):
+        jrt.load(str(tmp_path))
+
+
+def test_no_network() -> None:
+    with pytest.raises(HubUnavailableError, match=r"nobody/nothing is neither a local folder .*jrt/tiny-recurrent"):
+        jrt.load("nobody/nothing")
+
+
+def test_a_model_that_generates_nothing(tmp_path: Path) -> None:
+    small = dict(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    hf.T5ForConditionalGeneration(hf.T5Config(**small)).save_pretrained(tmp_path)
+    word_tokenizer(size=64).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match="causal language model"):
+        jrt.load(str(tmp_path))
+
+
+def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "gguf" else find(name, *rest))
+    with pytest.raises(MissingDependencyError, match=r"just-read-twice\[gguf\]"):
+        jrt.load(str(file))
+
+
+def test_top_level_names() -> None:
+    assert set(jrt.__all__) <= set(dir(jrt))
+    assert all(getattr(jrt, name) is not None for name in jrt.__all__)
+    with pytest.raises(AttributeError, match=r"no attribute 'Raeder'.*'Reader'"):
+        _ = jrt.Raeder
