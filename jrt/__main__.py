@@ -1,0 +1,5 @@
+"""`python -m jrt` is the `jrt` command, for where that is not on the path."""
+
+from jrt.cli import main
+
+main()
