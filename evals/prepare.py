@@ -117,15 +117,16 @@ def check_lengths(prepared: Sequence[Prepared], views: Sequence[tuple[str, Reade
     Raises:
         ContextTooLongError: names the longest such item with the method that needs most, and says how many there are.
     """
+    limited = [(label, view, view.max_length) for label, view in views if view.max_length is not None]
+    if not limited:
+        return
     from jrt.tokens import encode_plan
 
     for task in prepared:
         worst: tuple[int, int, str, Reader, str] | None = None
-        for label, view in views:
-            if view.max_length is None:
-                continue
+        for label, view, max_length in limited:
             lengths = [len(encode_plan(view.tokenizer, task.task.plan(item, view.prompt))) for item in task.items]
-            long = sum(length + max_new_tokens > view.max_length for length in lengths)
+            long = sum(length + max_new_tokens > max_length for length in lengths)
             longest = max(range(len(lengths)), key=lengths.__getitem__)
             if long and (worst is None or lengths[longest] > worst[0]):
                 worst = (lengths[longest], longest, label, view, f"{long} of {len(lengths)}")

@@ -102,8 +102,8 @@ def evaluate(
 
     Example:
         >>> result = evaluate("jrt/tiny-recurrent", ["facts"], ["once", "twice"], limit=100)
-        >>> result.comparisons[0].difference
-        Interval(value=0.85, low=0.78, high=0.92)
+        >>> gain = result.comparisons[0].difference
+        >>> print(f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
     """
     _check(max_new_tokens, batch_size)
     parsed, named = parse_tasks(tasks), named_methods(methods)
@@ -216,10 +216,8 @@ def _result(settings: Settings, answered: dict[tuple[str, str], list[Sample]], c
 
 
 def _model_info(reader: Reader) -> ModelInfo:
-    import torch
-
     fingerprint = device = None
-    if isinstance(reader.model, torch.nn.Module):
+    if reader.model is not None:
         from jrt.identity import model_identity
 
         fingerprint, device = model_identity(reader.model), reader.device.type

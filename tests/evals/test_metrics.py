@@ -84,6 +84,7 @@ def test_normalising_twice_changes_nothing_more_than_articles_that_met(text: str
         (" red red blue", ["red blue blue"], 0, 2 / 3),  # counted with repetitions
         (" red", ["green", "red blue"], 0, 2 / 3),
         (" Paris", ["Oslo"], 0, 0),
+        (" Oslo", [], 0, 0),
         (" Oslo\nParis", ["Oslo"], 1, 1),
         ("\nOslo", ["Oslo"], 0, 0),
         (" the", ["a"], 1, 1),
