@@ -8,7 +8,5 @@ and `--debug` are added by the command line.
 BENCHES = {
     "ask_many": "20 questions about one document: read once, or once for every question.",
     "generate": "Reader.generate against model.generate on the same ids.",
-    "kernels": "Taylor and prefix linear attention against attention and against other implementations.",
-    "scan": "Selective scans of Mamba models against transformers' own.",
 }
 """Every benchmark by name, with what it measures."""

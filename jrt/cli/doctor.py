@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,6 +82,7 @@ def doctor(
         print_json({"environment": found, "model": checked})
         return
     _print_model(checked)
+    _print_scan(checked["scan"])
     print_table("environment", ["what", "found"], environment.rows(found))
 
 
@@ -104,7 +106,7 @@ def examine(reader: Reader) -> dict[str, Any]:
         "stock": stock.to_dict(),
         "jrt": reader.capabilities.to_dict(),
         "errors": measured.to_dict(),
-        "scan": getattr(mamba, "describe", str)(model),
+        "scan": [asdict(report) for report in mamba.describe(model)],
     }
 
 
@@ -134,6 +136,19 @@ def _print_model(checked: dict[str, Any]) -> None:
         "Errors: largest difference of the last logits to those of one forward over the full prompt, relative to the "
         "largest logit. transformers alone: the rest of the prompt in one forward on top of the state.",
     )
+
+
+def _print_scan(reports: list[dict[str, Any]]) -> None:
+    """The scan that each kind of Mamba mixer takes; nothing for models without."""
+    if not reports:
+        return
+    rows: list[tuple[object, ...]] = []
+    for report in reports:
+        mixer = f"{report['count']} x {report['mixer']}"
+        continued = "" if report["continued"] == report["path"] else f"; {report['continued']} from a state on"
+        rows.append((mixer, "takes", f"{report['path']}{continued}, on {report['device']}"))
+        rows += [(mixer, f"not {path}", reason) for path, reason in report["passed_over"]]
+    print_table("recurrent scan", ["layers", "path", "why"], rows)
 
 
 def _architectures(markdown: bool, json: bool) -> None:
