@@ -1,6 +1,6 @@
 """Readable documents of short facts with one question each: what the embedded models are trained and tested on.
 
-A document is "Mira lives in Oslo. Tarek likes plums. ..."; its question is "Where does Mira live?", its answer "Oslo".
+A document is "Mira lives in Oslo. Tarek lives in Rome. ...", its question "Where does Mira live?", its answer "Oslo".
 A *fact* is a triple (subject, relation, value). A stable hash puts every fact into `train` or `heldout`, and a document
 holds facts of one split only, so a held-out answer cannot have been memorised: the model has to read it.
 
@@ -134,30 +134,30 @@ class FactsItem:
 
 
 @cache
-def facts_of(split: Split) -> dict[str, tuple[Fact, ...]]:
-    """Every fact of a split, by subject."""
-    everything = {
-        subject: [Fact(subject, name, value) for name, relation in RELATIONS.items() for value in relation.values]
-        for subject in SUBJECTS
-    }
-    return {subject: tuple(fact for fact in facts if fact.split == split) for subject, facts in everything.items()}
+def facts_of(split: Split, subject: str, relation: str) -> tuple[Fact, ...]:
+    """Every fact of a split about one subject and relation."""
+    everything = (Fact(subject, relation, value) for value in RELATIONS[relation].values)
+    return tuple(fact for fact in everything if fact.split == split)
 
 
-def document(random_source: random.Random, num_facts: int, split: Split) -> tuple[Fact, ...]:
-    """Draws `num_facts` facts of a split about different subjects.
+def document(
+    random_source: random.Random, num_facts: int, split: Split, subjects: tuple[str, ...] = SUBJECTS
+) -> tuple[Fact, ...]:
+    """Draws `num_facts` facts of a split about different subjects and one relation: who lives where, or who likes what.
 
     Raises:
         InvalidOptionError: `num_facts` is not between 1 and the number of subjects, or the split is unknown.
     """
-    if not 1 <= num_facts <= len(SUBJECTS):
+    if not 1 <= num_facts <= len(subjects):
         raise InvalidOptionError(
             f"A document of {num_facts} facts was asked for, but every fact needs a subject of its own.",
-            f"Choose num_facts between 1 and {len(SUBJECTS)}.",
+            f"Choose num_facts between 1 and {len(subjects)}.",
         )
     if split not in ("train", "heldout"):
         raise InvalidOptionError(f"There is no split {split!r}.", "Choose 'train' or 'heldout'.")
-    known = facts_of(split)
-    return tuple(random_source.choice(known[subject]) for subject in random_source.sample(SUBJECTS, num_facts))
+    relation = random_source.choice(tuple(RELATIONS))
+    chosen = random_source.sample(subjects, num_facts)
+    return tuple(random_source.choice(facts_of(split, subject, relation)) for subject in chosen)
 
 
 def documents(seed: int, count: int, num_facts: int, split: Split) -> Iterator[FactsItem]:
@@ -184,12 +184,17 @@ def documents(seed: int, count: int, num_facts: int, split: Split) -> Iterator[F
         asked = random_source.randrange(num_facts)
         yield FactsItem(
             id=name,
-            context=" ".join(fact.sentence for fact in facts),
+            context=text_of(facts),
             question=facts[asked].question,
             answers=(facts[asked].value,),
             facts=facts,
             asked=asked,
         )
+
+
+def text_of(facts: tuple[Fact, ...]) -> str:
+    """The facts as one paragraph."""
+    return " ".join(fact.sentence for fact in facts)
 
 
 def words() -> list[str]:
