@@ -11,7 +11,7 @@ from jrt.errors import ContextTooLongError, InvalidOptionError
 from jrt.evals.items import Item, items_hash
 from jrt.evals.schema import TaskInfo
 from jrt.evals.tasks.base import Cut, Task
-from jrt.methods import PRESETS, Method, parse_method
+from jrt.methods import PRESETS, Method, parse_method, split_methods
 from jrt.prompts import JRTPrompt
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ class NamedMethod:
         return reader.with_methods(*kept, self.method)
 
 
-def named_methods(methods: Sequence[str | Method]) -> list[NamedMethod]:
-    """Methods from shorthands or objects; an object that is a preset gets the preset's name.
+def named_methods(methods: str | Sequence[str | Method]) -> list[NamedMethod]:
+    """Methods from shorthands, with commas between them if they are one text, or from objects.
+
+    A method that is a preset is called by the preset's name, one given as text as it is written.
 
     Raises:
         UnknownNameError: no method is called so.
@@ -46,7 +48,7 @@ def named_methods(methods: Sequence[str | Method]) -> list[NamedMethod]:
     """
     presets = {str(parse_method(name)): name for name in reversed(PRESETS)}
     named: list[NamedMethod] = []
-    for method in methods:
+    for method in split_methods(methods) if isinstance(methods, str) else methods:
         parsed = parse_method(method) if isinstance(method, str) else method
         label = method if isinstance(method, str) else presets.get(str(parsed), str(parsed))
         same = next((other.label for other in named if other.method == parsed), None)
@@ -144,7 +146,11 @@ def _refuse(task: Prepared, item: Item, label: str, view: Reader, max_new_tokens
         explanation.check()
     except ContextTooLongError as error:
         room = longest_context(explanation.parts, max_new_tokens, explanation.max_length or 0) + ANSWER_LENGTH
-        hint = f" Or cut every document: --context-length {room // 10 * 10}." if room > 2 * ANSWER_LENGTH else ""
+        hint = (
+            f" Or cut every document: --context-length {room // 10 * 10}."
+            if task.task.cuts and room > ANSWER_LENGTH + 10
+            else ""
+        )
         raise ContextTooLongError(
             f"{share} items of {task.label} are too long for {label}; the longest is {item.id!r}: {error.message}",
             error.hint + hint,
@@ -155,8 +161,6 @@ def _cut(tokenizer: Any, context_length: int, window: Literal["compat", "strict"
     """How documents are cut with this tokenizer; the released evaluation counts special tokens, `strict` does not."""
     from jrt.tokens import encode
 
-    if window not in ("compat", "strict"):
-        raise InvalidOptionError(f"There is no window rule {window!r}.", 'Use "compat" or "strict".')
     if context_length <= ANSWER_LENGTH:
         raise InvalidOptionError(
             f"A context length of {context_length} leaves no room for a document: {ANSWER_LENGTH} are for the answer.",

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jrt.errors import InvalidOptionError
+from jrt.errors import InvalidOptionError, TokenizerError, did_you_mean
 from jrt.evals.metrics import METRICS
 from jrt.evals.prepare import NamedMethod, Prepared, check_lengths, named_methods, prepare
 from jrt.evals.report import to_markdown
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "jrt/tiny-recurrent"
 DEFAULT_TASKS = ("facts",)
 DEFAULT_METHODS = ("once", "context_twice", "twice")
+WINDOWS = ("compat", "strict")
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Progress:
 
 def evaluate(
     reader: Reader | str = DEFAULT_MODEL,
-    tasks: Sequence[str | Task] = DEFAULT_TASKS,
-    methods: Sequence[str | Method] = DEFAULT_METHODS,
+    tasks: str | Sequence[str | Task] = DEFAULT_TASKS,
+    methods: str | Sequence[str | Method] = DEFAULT_METHODS,
     *,
     limit: int | None = None,
     seed: int = 0,
@@ -77,8 +78,8 @@ def evaluate(
     Args:
         reader: a Reader, or what `jrt.load` takes. Its own methods stay; a `JRTPrompt` among them gives way to the
             one that is compared.
-        tasks: tasks or their shorthands: `squad`, `passkey:num_words=2000`.
-        methods: methods or their shorthands; the first is the baseline.
+        tasks: tasks or their shorthands, `["squad", "passkey:num_words=2000"]`; or one text with commas between them.
+        methods: methods or their shorthands, likewise; the first is the baseline.
         limit: items of each task: a seeded sample that depends on ids only, or how many are generated. None is all of
             a data set, or 200 generated ones.
         seed: of the sample, of generated items and of the bootstrap.
@@ -95,6 +96,7 @@ def evaluate(
     Raises:
         UnknownNameError: no such task or method.
         InvalidOptionError: an option cannot be used, or `out` holds a run with other settings.
+        TokenizerError: the reader has no tokenizer.
         ContextTooLongError: a prompt does not fit; raised before the model is called, naming the item.
         DataFormatError: a data file is broken; the line is named.
         HubUnavailableError: a data set cannot be had.
@@ -102,16 +104,18 @@ def evaluate(
 
     Example:
         >>> result = evaluate("jrt/tiny-recurrent", ["facts"], ["once", "twice"], limit=100)
-        >>> gain = result.comparisons[0].difference
-        >>> print(f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
+        >>> [comparison.difference.value > 0 for comparison in result.comparisons]
+        [True]
     """
-    _check(max_new_tokens, batch_size)
+    _check(max_new_tokens, batch_size, context_length, window)
     parsed, named = parse_tasks(tasks), named_methods(methods)
     files = resolve_data(parsed, data)
     if isinstance(reader, str):
         from jrt.loading import load
 
         reader = load(reader)
+    if reader.tokenizer is None:
+        raise TokenizerError(f"{reader.name} has no tokenizer, so it cannot read text.", "Pass tokenizer= to jrt.wrap.")
     prepared = [
         prepare(task, files.get(task.name), reader.tokenizer, limit, seed, context_length, window) for task in parsed
     ]
@@ -236,7 +240,11 @@ def _versions() -> dict[str, str]:
     return {"jrt": jrt.__version__} | {name: version(name) for name in ("torch", "transformers", "numpy")}
 
 
-def _check(max_new_tokens: int, batch_size: int) -> None:
+def _check(max_new_tokens: int, batch_size: int, context_length: int | None, window: str) -> None:
     for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if value < 1:
             raise InvalidOptionError(f"{name}={value} cannot be used.", "Use 1 or more.")
+    if window not in WINDOWS:
+        raise InvalidOptionError(f"There is no window rule {window!r}.{did_you_mean(window, WINDOWS)}")
+    if window != WINDOWS[0] and context_length is None:
+        raise InvalidOptionError(f"window={window!r} cuts nothing without a context length.", "Give both or neither.")

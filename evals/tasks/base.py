@@ -40,6 +40,8 @@ class Task(BaseModel):
     name: ClassVar[str]
     version: ClassVar[int]
     summary: ClassVar[str]
+    cuts: ClassVar[bool] = False
+    """Whether documents can be cut to a context length."""
 
     def __init__(self, **options: Any) -> None:
         try:

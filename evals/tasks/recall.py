@@ -23,6 +23,7 @@ SPLIT = "validation"
 class RecallTask(Task):
     """A recall task of arXiv 2407.05483, table 1."""
 
+    cuts = True
     dataset: ClassVar[str]
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from jrt.errors import InvalidOptionError, UnknownNameError, did_you_mean
 from jrt.evals.tasks.base import Task
+from jrt.methods import split_methods
 
 BUILT_IN = {
     "drop": "jrt.evals.tasks.drop:Drop",
@@ -56,13 +57,14 @@ def parse_task(text: str) -> Task:
     return task_class(name.strip())(**_options(rest, text))
 
 
-def parse_tasks(tasks: Sequence[str | Task]) -> list[Task]:
-    """Tasks from shorthands or objects.
+def parse_tasks(tasks: str | Sequence[str | Task]) -> list[Task]:
+    """Tasks from shorthands, with commas between them if they are one text, or from objects.
 
     Raises:
         InvalidOptionError: there is none, or one comes twice.
     """
-    parsed = [parse_task(task) if isinstance(task, str) else task for task in tasks]
+    given = split_methods(tasks) if isinstance(tasks, str) else tasks  # tasks are written like methods
+    parsed = [parse_task(task) if isinstance(task, str) else task for task in given]
     labels = [str(task) for task in parsed]
     if not labels:
         raise InvalidOptionError("There is no task to evaluate.", f"Choose from {', '.join(sorted(known_tasks()))}.")

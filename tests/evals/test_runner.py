@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes import FakeReader, likes_rows, write_rows
 
-from jrt.errors import ContextTooLongError, InvalidOptionError, UnknownNameError
+from jrt.errors import ContextTooLongError, InvalidOptionError, TokenizerError, UnknownNameError
 from jrt.evals import EvalResult, Progress, evaluate, load_result, parse_task
 from jrt.evals.samples import SampleLog
 from jrt.evals.statistics import difference_interval, wilson
@@ -108,6 +108,26 @@ def test_methods_may_be_objects_and_names(data: Path) -> None:
     assert labels == ["once", "jrt_prompt:passes=3", "jrt_prompt:passes=4"]
 
 
+def test_names_may_be_one_text(data: Path) -> None:
+    result = run(data, tasks="squad,nq", methods="once,jrt_prompt:passes=2,order=repeat,twice", limit=2)
+    assert [task.name for task in result.settings.tasks] == ["squad", "nq"]
+    labels = [method.label for method in result.settings.methods]
+    assert labels == ["once", "jrt_prompt:passes=2,order=repeat", "twice"]
+
+
+def test_a_reader_without_a_tokenizer_is_refused(data: Path) -> None:
+    with pytest.raises(TokenizerError, match="fake has no tokenizer"):
+        run(data, reader=FakeReader(tokenizer=None))
+
+
+def test_the_length_hint_fits_the_task() -> None:
+    reader = FakeReader(max_length=300)
+    with pytest.raises(ContextTooLongError, match="for once") as caught:
+        evaluate(reader, ["passkey"], ["once"], limit=3)
+    assert "--context-length" not in caught.value.hint
+    assert reader.batches == []
+
+
 def test_the_readers_own_methods_stay_and_its_prompt_gives_way(data: Path) -> None:
     class Other(Method):
         kind = "other"
@@ -190,7 +210,9 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_model_is_called(data: P
         ({"batch_size": 0}, InvalidOptionError, "batch_size=0"),
         ({"max_new_tokens": 0}, InvalidOptionError, "max_new_tokens=0"),
         ({"context_length": 50}, InvalidOptionError, "leaves no room"),
-        ({"context_length": 100, "window": "loose"}, InvalidOptionError, "no window rule 'loose'"),
+        ({"window": "stric"}, InvalidOptionError, "no window rule 'stric'.*'strict'"),
+        ({"window": "strict"}, InvalidOptionError, "cuts nothing without a context length"),
+        ({"tasks": ["squad", "facts"], "context_length": 100}, InvalidOptionError, "facts are not cut"),
         ({"context_length": 100, "tasks": ["passkey"]}, InvalidOptionError, "passkey are not cut"),
     ],
 )
