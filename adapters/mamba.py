@@ -2,7 +2,7 @@
 
 Mamba-1, Falcon-Mamba, Jamba, Zamba: transformers' `mamba_selective_scan` takes no state, so a scan of several tokens on
 top of a captured state starts from zero: silently wrong. Inside `adapt(model)` the mixers call our scan, which starts
-from the state in the cache, leaves it as it is at padding, and is several times faster.
+from the state in the cache, leaves it as it is at padding, and is several times faster. So is our convolution.
 
 Mamba-2, Bamba, Zamba2 and their kin on a CPU: transformers' chunked scan is exact, but pads every call to a multiple of
 `chunk_size` (256) and does work that grows with it. Inside the context a call takes the smaller of its length and 64,
@@ -23,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jrt.adapters.rebinding import calls, rebound
+from jrt.adapters.rebinding import Replacement, calls, rebound
+from jrt.kernels.causal_conv1d import causal_conv1d
 from jrt.kernels.selective_scan import Situation, choose, selective_scan
 
-_SCAN, _CHUNKED_SCAN = "mamba_selective_scan", "mamba2_chunk_scan"
+_SCAN, _CHUNKED_SCAN, _CONVOLUTION = "mamba_selective_scan", "mamba2_chunk_scan", "causal_conv1d_fn"
 _CPU_CHUNK = 64
 
 
@@ -48,9 +49,9 @@ def adapt(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules():
             if calls(module, _SCAN):
-                stack.enter_context(rebound(module, {_SCAN: _from_state}, _starting_state))
+                stack.enter_context(rebound(module, _ours(module, {_SCAN: _from_state}), _starting_state))
             elif calls(module, _CHUNKED_SCAN):
-                stack.enter_context(rebound(module, {_CHUNKED_SCAN: _in_small_chunks}, _nothing))
+                stack.enter_context(rebound(module, _ours(module, {_CHUNKED_SCAN: _in_small_chunks}), _nothing))
         yield
 
 
@@ -98,6 +99,11 @@ def describe(model: nn.Module) -> list[ScanReport]:
             path = "transformers" + (f" in chunks of at most {_CPU_CHUNK}" if device.type == "cpu" else "")
             reports.append(ScanReport(mixer, count, str(device), path, path, ()))
     return reports
+
+
+def _ours(mixer: nn.Module, scan: dict[str, Replacement]) -> dict[str, Replacement]:
+    """The scan and, where the mixer calls one, the convolution."""
+    return scan | ({_CONVOLUTION: _convolution} if calls(mixer, _CONVOLUTION) else {})
 
 
 @dataclass
@@ -178,3 +184,16 @@ def _in_small_chunks(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(hidden_states, *args, chunk_size=chunk_size, **kwargs)
 
     return scan
+
+
+def _convolution(original: Callable[..., Any]) -> Callable[..., Any]:
+    """transformers' causal convolution by ours, which copies nothing on a CPU."""
+
+    def convolution(
+        hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None, **packed: Any
+    ) -> Any:
+        if activation not in {None, "silu", "swish"} or any(value is not None for value in packed.values()):
+            return original(hidden_states, weight, bias, activation=activation, **packed)
+        return causal_conv1d(hidden_states, weight, bias, silu=activation is not None)[0]
+
+    return convolution

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jrt.kernels.native import readable
 from jrt.kernels.selective_scan.paths import Choice, Situation, choose, implementation
 
 __all__ = ["Choice", "Situation", "choose", "selective_scan"]
@@ -59,6 +60,7 @@ def selective_scan(
         states=A.shape[1],
         continued=initial_state is not None or mask is not None,
         gradients=gradients,
+        readable=readable(*tensors.values(), mask),
     )
     scan = implementation(choose(situation).path)
     return scan(u, delta, A, B, C, D, z, delta_bias, initial_state, mask)

@@ -26,6 +26,7 @@ class Situation:
         states: N, the states of a channel.
         continued: the scan starts from a state or masks steps.
         gradients: a backward pass will follow.
+        readable: all tensors are ordinary ones, not fake or wrapped as they are while a model is traced.
     """
 
     device: torch.device
@@ -33,6 +34,7 @@ class Situation:
     states: int = 16
     continued: bool = False
     gradients: bool = False
+    readable: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,5 +118,7 @@ def _compiled(situation: Situation) -> Iterator[str]:
         yield "it has no backward pass"
     if situation.dtype == torch.float64:
         yield "it computes in float32"
-    if (reason := compiled.unavailable()) is not None:
+    if not situation.readable:
+        yield "fake and wrapped tensors have no memory to read"
+    if (reason := compiled.NATIVE.unavailable()) is not None:
         yield reason

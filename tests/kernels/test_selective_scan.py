@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from scan_inputs import relative_error, scan_inputs, to
@@ -23,7 +24,7 @@ from jrt.kernels.selective_scan.reference import selective_scan_reference
 
 Scan = Callable[..., tuple[Tensor, Tensor]]
 PATHS: list[Any] = [pytest.param(selective_scan_torch, id="torch")]
-if compiled.unavailable() is None:
+if compiled.NATIVE.unavailable() is None:
     PATHS.append(pytest.param(compiled.selective_scan_compiled, id="compiled"))
 
 
@@ -131,7 +132,7 @@ def test_what_is_not_a_number_stays_visible(scan: Scan) -> None:
 
 
 def test_compiled_shares_the_work_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    if compiled.unavailable() is not None:
+    if compiled.NATIVE.unavailable() is not None:
         pytest.skip("no compiler")
     inputs = to(scan_inputs(rows=2, channels=700, states=16, steps=50), torch.float32)
     one = compiled.selective_scan_compiled(**inputs)
@@ -187,6 +188,7 @@ def test_torch_is_taken_where_the_compiled_path_does_not_fit(monkeypatch: pytest
         Situation(cpu, gradients=True): "no backward pass",
         Situation(cpu, dtype=torch.float64): "float32",
         Situation(torch.device("meta")): "the CPU only",
+        Situation(cpu, readable=False): "no memory to read",
     }
     for situation, reason in reasons.items():
         choice = choose(situation)
@@ -197,3 +199,11 @@ def test_torch_is_taken_where_the_compiled_path_does_not_fit(monkeypatch: pytest
     monkeypatch.setenv("JRT_KERNELS", "fast")
     with pytest.raises(ValueError, match="'auto' or 'torch'"):
         choose(Situation(cpu))
+
+
+def test_fake_tensors_are_not_handed_to_compiled_code() -> None:
+    """They have no memory: reading it would end the process."""
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        fake = {name: None if value is None else mode.from_tensor(value) for name, value in scan_inputs().items()}
+        y, state = selective_scan(**to(fake, torch.float32))
+    assert y.shape == fake["u"].shape and state.shape == fake["initial_state"].shape
