@@ -1,0 +1,38 @@
+"""A file is replaced in one step or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jrt.files import sha256, write_atomic, write_text
+
+
+def test_a_reader_that_has_the_file_open_never_sees_half_of_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_text(path, "old" * 1000)
+    with path.open() as file:
+        head = file.read(3)
+        write_text(path, "new")
+        assert head + file.read() == "old" * 1000
+    assert path.read_text() == "new"
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_text(path, "old")
+
+    def fail(part: Path) -> None:
+        part.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, fail)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+    assert path.read_text() == "old"
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
