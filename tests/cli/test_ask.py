@@ -66,7 +66,9 @@ def test_explain_shows_the_exact_prompt_and_does_not_run_the_model(
 
     monkeypatch.setattr(MambaForCausalLM, "forward", forward)
     plan = library.JRTPrompt(passes=2).plan(document.read_text(), QUESTION)
-    assert jrt("ask", QUESTION, "-c", document, "-m", mamba, "--explain").out.startswith(plan.text + "\n")
+    shown = jrt("ask", QUESTION, "-c", document, "-m", mamba, "--explain")
+    assert (shown.code, shown.error) == (0, "")
+    assert shown.out.startswith(plan.text + "\n")
     found = jrt("ask", QUESTION, "-c", document, "-m", mamba, "--explain", "--json").json
     assert found["prompt"] == plan.text
     assert found["fits"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import resource
 import shlex
 import subprocess
@@ -91,3 +92,25 @@ def test_one_default_model() -> None:
     from jrt.loading import DEFAULT_MODEL as OF_LOADING
 
     assert DEFAULT_MODEL == OF_LOADING == OF_EVALS
+
+
+def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    red = "\x1b[31m"
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert red not in CliRunner().invoke(app, ["aks"]).stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert red in CliRunner().invoke(app, ["aks"]).stderr
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert red not in CliRunner().invoke(app, ["aks"]).stderr
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "jrt.cli", "ls", "methods"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, said = process.communicate(timeout=60)
+    assert said == b""
