@@ -30,9 +30,7 @@ def dataset_rows(name: str, split: str, *, task: str) -> Iterator[dict[str, Any]
         ) from None
     try:
         rows = datasets.load_dataset(name, split=split)
-    except (
-        Exception
-    ) as error:  # datasets, huggingface_hub, httpx and fsspec each raise their own when there is no network
+    except Exception as error:  # without a network, datasets, huggingface_hub, httpx and fsspec each raise their own
         reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
         raise HubUnavailableError(
             f"The task {task} reads {name} from the Hugging Face Hub, which failed: {reason}",

@@ -55,10 +55,10 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> Estimate:
 def mean_interval(
     values: Sequence[float], seed: int, *, confidence: float = 0.95, resamples: int = RESAMPLES
 ) -> Estimate:
-    """The mean and its percentile bootstrap interval (Efron 1979).
+    """The mean and its percentile bootstrap interval (Efron 1979); see `average_interval`.
 
     Args:
-        values: one value an item.
+        values: one score an item, 0 to 1.
         seed: of the resampling; the same seed gives the same interval.
         confidence: the probability that such an interval holds the true mean.
         resamples: how many samples are drawn.
@@ -66,7 +66,7 @@ def mean_interval(
     Raises:
         EmptyInputError: there are no values.
     """
-    return average_interval([values], seed, confidence=confidence, resamples=resamples)
+    return average_interval([values], seed, lowest=0, confidence=confidence, resamples=resamples)
 
 
 def difference_interval(
@@ -90,13 +90,35 @@ def difference_interval(
         EmptyInputError: there are no items.
         InvalidOptionError: the methods have not scored the same number of items.
     """
-    return mean_interval(differences(first, second), seed, confidence=confidence, resamples=resamples)
+    return average_interval([differences(first, second)], seed, confidence=confidence, resamples=resamples)
 
 
 def average_interval(
-    groups: Sequence[Sequence[float]], seed: int, *, confidence: float = 0.95, resamples: int = RESAMPLES
+    groups: Sequence[Sequence[float]],
+    seed: int,
+    *,
+    lowest: float = -1,
+    highest: float = 1,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
 ) -> Estimate:
-    """The average of the groups' means, each group counting the same; items are resampled within their group."""
+    """The average of the groups' means, each group counting the same; items are resampled within their group.
+
+    A group whose items all have one value resamples to that value, however few they are, which would claim certainty.
+    For such a group the interval is widened by what items of another value could do: their share is at most Wilson's
+    upper end for none out of n, and their value is `lowest` or `highest`.
+
+    Args:
+        groups: values of each group's items.
+        seed: of the resampling; the same seed gives the same interval.
+        lowest: the least value that an item can have; -1 for a difference of scores.
+        highest: the greatest.
+        confidence: the probability that such an interval holds the true average.
+        resamples: how many samples are drawn.
+
+    Raises:
+        EmptyInputError: there are no groups, or one is empty.
+    """
     if not groups:
         raise EmptyInputError("There is nothing to average.")
     generator = np.random.default_rng(seed)
@@ -104,6 +126,10 @@ def average_interval(
         _check(len(group), confidence)
     drawn = np.mean([_resampled_means(group, generator, resamples) for group in groups], axis=0)
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    for group in groups:
+        if min(group) == max(group):
+            unseen = wilson(0, len(group), confidence).high / len(groups)
+            low, high = low - unseen * (group[0] - lowest), high + unseen * (highest - group[0])
     value = math.fsum(math.fsum(group) / len(group) for group in groups) / len(groups)
     return Estimate(value, float(low), float(high))
 

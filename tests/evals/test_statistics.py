@@ -88,9 +88,23 @@ def test_order_seed_and_ties() -> None:
     values = [0.0, 0.5, 1.0, 1.0, 0.2] * 8
     assert mean_interval(values, 3) == mean_interval(sorted(values), 3)
     assert mean_interval(values, 3) != mean_interval(values, 4)
-    assert mean_interval([0.7] * 9, 0) == pytest.approx((0.7, 0.7, 0.7))
     shifted = difference_interval([0.0] * len(values), values, 3)
     assert shifted == pytest.approx(mean_interval(values, 3))
+
+
+def test_equal_items_do_not_claim_certainty() -> None:
+    """Four items without a difference: up to 49 % of items (Wilson, none of four) could differ, either way."""
+    unseen = wilson(0, 4).high
+    assert difference_interval([1, 0, 1, 0], [1, 0, 1, 0], 0) == pytest.approx((0, -unseen, unseen))
+    assert difference_interval([0] * 4, [1] * 4, 0) == pytest.approx((1, 1 - 2 * unseen, 1))
+    assert difference_interval([1] * 4, [0] * 4, 0) == pytest.approx((-1, -1, -1 + 2 * unseen))
+    assert mean_interval([0.7] * 4, 0) == pytest.approx((0.7, 0.7 - 0.7 * unseen, 0.7 + 0.3 * unseen))
+    narrow = difference_interval([0.0] * 1000, [0.0] * 1000, 0)
+    assert narrow.high - narrow.low < 0.01
+    mixed = average_interval([[0.0] * 4, [0.0, 1.0] * 500], 0)
+    alone = average_interval([[0.0, 1.0] * 500], 0)
+    assert mixed.value == pytest.approx(0.25)
+    assert mixed.high == pytest.approx(alone.high / 2 + unseen / 2, abs=0.01)
 
 
 def test_an_average_counts_every_group_the_same() -> None:
@@ -98,7 +112,7 @@ def test_an_average_counts_every_group_the_same() -> None:
     value, low, high = average_interval([small, large], seed=0)
     assert value == pytest.approx(0.5)
     assert high - low > mean_interval(small + large, seed=0).high - mean_interval(small + large, seed=0).low
-    assert average_interval([[0.0] * 3, [1.0] * 99], seed=0) == pytest.approx((0.5, 0.5, 0.5))
+    assert average_interval([[0.0] * 3, [1.0] * 99], seed=0).value == pytest.approx(0.5)
 
 
 def test_refusals() -> None:
