@@ -25,7 +25,7 @@ def run(
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements.")] = 5,
     device: Annotated[str, typer.Option(help="auto is cuda, then mps, then cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto is the checkpoint's own.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> Report:
     """20 questions about one document: ask_many against as many ask calls."""
     import torch
@@ -33,8 +33,7 @@ def run(
     import jrt
     from jrt.methods import parse_method, split_methods
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     base = jrt.load(model, device=device, dtype=dtype)
     document, asked = facts(base, document_tokens, questions)
     rows = []
@@ -73,6 +72,7 @@ def run(
             "questions": questions,
             "max_new_tokens": max_new_tokens,
             "rounds": rounds,
+            "threads": threads,
             "device": str(base.device),
             "dtype": str(base.dtype).removeprefix("torch."),
         },

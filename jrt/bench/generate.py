@@ -20,15 +20,14 @@ def run(
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of measurements.")] = 9,
     device: Annotated[str, typer.Option(help="auto is cuda, then mps, then cpu.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto is the checkpoint's own.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all by default.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> Report:
     """Reader.generate against model.generate on the same ids."""
     import torch
 
     import jrt
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     reader = jrt.load(model, device=device, dtype=dtype)
     vocabulary = reader.model.get_input_embeddings().num_embeddings
     options: dict[str, Any] = dict(
@@ -72,6 +71,7 @@ def run(
             "prompt_tokens": prompt_tokens,
             "new_tokens": new_tokens,
             "rounds": rounds,
+            "threads": threads,
             "device": str(reader.device),
             "dtype": str(reader.dtype).removeprefix("torch."),
         },

@@ -13,6 +13,9 @@ from jrt.cli.options import DEFAULT_METHOD
 from jrt.errors import InputNotFoundError
 from jrt.methods import PRESETS, Method, parse_method
 
+SMALL = 1_000_000
+"""Parameters below which a model runs on one CPU thread; the embedded models have fewer."""
+
 if TYPE_CHECKING:
     from jrt.reader import Reader
     from jrt.reading import Reading
@@ -42,7 +45,19 @@ def open_reader(
 
     if local:
         logging.disable_progress_bar()  # kept for downloads, which take long enough to want one
-    return jrt.load(model, *methods, device=device, dtype=dtype, revision=revision, chat=chat)
+    reader = jrt.load(model, *methods, device=device, dtype=dtype, revision=revision, chat=chat)
+    _one_thread_for_small_models(reader)
+    return reader
+
+
+def _one_thread_for_small_models(reader: Reader) -> None:
+    """Threads only wait for each other in matrices this small, and on a busy machine they wait long."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ and reader.device.type == "cpu":
+        parameters = sum(parameter.numel() for parameter in reader.model.parameters())
+        if parameters < SMALL:
+            torch.set_num_threads(1)
 
 
 def go_offline_without_network() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from text import DOCUMENT, word_tokenizer
@@ -40,6 +41,21 @@ def test_prints_the_answer_alone(
     chosen = ("--method", method) if method else ()
     result = jrt("ask", QUESTION, "--context", document, "--model", mamba, *SHORT, *chosen)
     assert (result.code, result.out, result.error) == (0, expected(document, passes) + "\n", "")
+
+
+@pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2)])
+def test_small_models_run_on_one_thread_unless_told(
+    jrt: Callable[..., Any], mamba: Path, document: Path, monkeypatch: pytest.MonkeyPatch, variable: Any, threads: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    torch.set_num_threads(2)
+    try:
+        assert jrt("ask", QUESTION, "-c", document, "-m", mamba, *SHORT).code == 0
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_reads_stdin(jrt: Callable[..., Any], mamba: Path, document: Path, expected: Any) -> None:
