@@ -8,5 +8,6 @@ and `--debug` are added by the command line.
 BENCHES = {
     "ask_many": "20 questions about one document: read once, or once for every question.",
     "generate": "Reader.generate against model.generate on the same ids.",
+    "scan": "Prefill of a Mamba by every scan there is, against transformers' own and against none.",
 }
 """Every benchmark by name, with what it measures."""

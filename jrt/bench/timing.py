@@ -59,6 +59,11 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> tuple[flo
     return median(ratios), min(ratios), max(ratios)
 
 
+def fastest(numerator: Times, denominator: Times) -> float:
+    """The ratio of the fewest CPU seconds of any round: what other programs on the machine disturb least."""
+    return min(numerator.cpu) / min(denominator.cpu)
+
+
 def _wait(synchronize: bool) -> None:
     if synchronize:
         import torch
