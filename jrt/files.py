@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +19,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
     A full disk or a killed process leaves the old file, or none, and no half one.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         write(part)
         with part.open("rb+") as file:
