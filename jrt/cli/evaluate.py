@@ -169,7 +169,7 @@ def _how_to_go_on(out: Path | None) -> tuple[str, str]:
         return "Stopped; nothing was kept, because there is no --out.", "Add --out DIR to be able to go on."
     samples = out / "samples.jsonl"
     kept = samples.read_bytes().count(b"\n") if samples.is_file() else 0
-    return f"Stopped; {kept} answers are kept in {out}.", "The same command goes on from there."
+    return f"Stopped; {kept} answers are kept in {out}.", "The same command, which goes on from there."
 
 
 def _print(result: EvalResult, out: Path | None, json: bool) -> None:

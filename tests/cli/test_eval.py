@@ -64,7 +64,7 @@ def test_ctrl_c_leaves_whole_files_and_the_same_command_goes_on(
         process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, "")
-    assert "the same command goes on" in said
+    assert "the same command, which goes on" in said
     samples = (out / "samples.jsonl").read_text()
     assert samples.endswith("\n")
     assert 5 <= len([json.loads(line) for line in samples.splitlines()]) < 40
