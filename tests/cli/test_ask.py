@@ -43,6 +43,11 @@ def test_prints_the_answer_alone(
     assert (result.code, result.out, result.error) == (0, expected(document, passes) + "\n", "")
 
 
+def test_without_a_model_the_embedded_one_answers(jrt: Callable[..., Any]) -> None:
+    told = "Mira lives in Oslo. Tarek likes plums. Ana plays chess."
+    assert jrt("ask", "What does Tarek like?", "--context", "-", stdin=told).out == "plums\n"
+
+
 @pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2)])
 def test_small_models_run_on_one_thread_unless_told(
     jrt: Callable[..., Any], mamba: Path, document: Path, monkeypatch: pytest.MonkeyPatch, variable: Any, threads: int
