@@ -73,7 +73,6 @@ def evaluate(
         ),
     ] = None,
     window: Annotated[str, typer.Option(metavar="compat|strict", help="How documents are cut.")] = "compat",
-    chat: options.Chat = None,
     device: options.Device = "auto",
     dtype: options.DataType = "auto",
     revision: options.Revision = None,
@@ -90,7 +89,7 @@ def evaluate(
 
     _check_out(out, plot)
     chosen = _check_names(tasks, methods, data)
-    reader = open_reader(model, device=device, dtype=dtype, revision=revision, chat=chat)
+    reader = open_reader(model, device=device, dtype=dtype, revision=revision)
     with _progress() as report:
         try:
             result = run(
