@@ -2,11 +2,13 @@
 
 Mamba-1, Falcon-Mamba, Jamba, Zamba: transformers' `mamba_selective_scan` takes no state, so a scan of several tokens on
 top of a captured state starts from zero: silently wrong. Inside `adapt(model)` the mixers call our scan, which starts
-from the state in the cache, leaves it as it is at padding, and is several times faster. So is our convolution.
+from the state in the cache, leaves it as it is at padding, and is several times faster.
 
 Mamba-2, Bamba, Zamba2 and their kin on a CPU: transformers' chunked scan is exact, but pads every call to a multiple of
 `chunk_size` (256) and does work that grows with it. Inside the context a call takes the smaller of its length and 64,
 which was the fastest at every length measured; the sum is the same in another order.
+
+The mixers' convolution and linear layers take the fastest kernel that the machine has as well.
 
 Mixers are found by structure, not by name, and nothing but the instances of this model is touched (rebinding.py).
 """
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,14 +28,15 @@ from torch import Tensor, nn
 
 from jrt.adapters.rebinding import Replacement, calls, rebound
 from jrt.kernels.causal_conv1d import causal_conv1d
-from jrt.kernels.selective_scan import Situation, choose, selective_scan
+from jrt.kernels.linear import linear
+from jrt.kernels.selective_scan import Scan, Situation, choose, implementation, selective_scan
 
 _SCAN, _CHUNKED_SCAN, _CONVOLUTION = "mamba_selective_scan", "mamba2_chunk_scan", "causal_conv1d_fn"
 _CPU_CHUNK = 64
 
 
 @contextmanager
-def adapt(model: nn.Module) -> Iterator[None]:
+def adapt(model: nn.Module, path: str | None = None) -> Iterator[None]:
     """A context in which `model` continues exactly from a captured state, in chunks of any size, and scans faster.
 
     Contexts may be nested and may overlap in several threads; the model is as it was when the last one is left, also
@@ -40,18 +44,25 @@ def adapt(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: a model of transformers, also wrapped by PEFT, accelerate or torch.compile.
+        path: the Mamba-1 scan to take, for measuring one; None takes the fastest that fits each call.
 
     Example:
         >>> with adapt(model):
         ...     state = model(document_ids, use_cache=True).cache_params
         ...     logits = model(question_ids, cache_params=state).logits
     """
+    scan = _from_state(selective_scan if path is None else implementation(path))
     with ExitStack() as stack:
         for module in model.modules():
             if calls(module, _SCAN):
-                stack.enter_context(rebound(module, _ours(module, {_SCAN: _from_state}), _starting_state))
+                stack.enter_context(rebound(module, _ours(module, {_SCAN: scan}), _starting_state))
             elif calls(module, _CHUNKED_SCAN):
                 stack.enter_context(rebound(module, _ours(module, {_CHUNKED_SCAN: _in_small_chunks}), _nothing))
+            else:
+                continue
+            for child in module.children():
+                if type(child) is nn.Linear and calls(child, "F"):
+                    stack.enter_context(rebound(child, {"F": _linear}, _nothing))
         yield
 
 
@@ -142,32 +153,35 @@ def _starting_state(mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         _CALL.reset(token)
 
 
-def _from_state(original: Callable[..., Any]) -> Callable[..., Any]:
-    """transformers' scan with the signature it has there, started from the state of the mixer that is running."""
+def _from_state(ours: Scan) -> Replacement:
+    """Our scan with the signature of transformers', started from the state of the mixer that is running."""
 
-    def scan(
-        hidden_states: Tensor,
-        dt: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None = None,
-        z: Tensor | None = None,
-        delta_bias: Tensor | None = None,
-        delta_softplus: bool = False,
-        return_last_state: bool = False,
-        **implementation: Any,
-    ) -> Any:
-        call = _CALL.get()
-        if call is None or not delta_softplus:  # not how a mixer calls it
-            implementation |= dict(delta_softplus=delta_softplus, return_last_state=return_last_state)
-            return original(hidden_states, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, **implementation)
-        y, state = selective_scan(
-            hidden_states, dt, A, B, C, D, z, delta_bias, initial_state=call.next_state(), mask=call.mask
-        )
-        return (y, state) if return_last_state else y
+    def replacement(original: Callable[..., Any]) -> Callable[..., Any]:
+        def scan(
+            hidden_states: Tensor,
+            dt: Tensor,
+            A: Tensor,
+            B: Tensor,
+            C: Tensor,
+            D: Tensor | None = None,
+            z: Tensor | None = None,
+            delta_bias: Tensor | None = None,
+            delta_softplus: bool = False,
+            return_last_state: bool = False,
+            **implementation: Any,
+        ) -> Any:
+            call = _CALL.get()
+            if call is None or not delta_softplus:  # not how a mixer calls it
+                implementation |= dict(delta_softplus=delta_softplus, return_last_state=return_last_state)
+                return original(hidden_states, dt, A, B, C, D=D, z=z, delta_bias=delta_bias, **implementation)
+            y, state = ours(
+                hidden_states, dt, A, B, C, D, z, delta_bias, initial_state=call.next_state(), mask=call.mask
+            )
+            return (y, state) if return_last_state else y
 
-    return scan
+        return scan
+
+    return replacement
 
 
 @contextmanager
@@ -197,3 +211,8 @@ def _convolution(original: Callable[..., Any]) -> Callable[..., Any]:
         return causal_conv1d(hidden_states, weight, bias, silu=activation is not None)[0]
 
     return convolution
+
+
+def _linear(functional: Any) -> Any:
+    """What `torch.nn.functional` is to a linear layer, with our `linear`."""
+    return SimpleNamespace(linear=linear)

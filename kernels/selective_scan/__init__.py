@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from jrt.kernels.native import readable
-from jrt.kernels.selective_scan.paths import Choice, Situation, choose, implementation
+from jrt.kernels.selective_scan.paths import Choice, Scan, Situation, choose, implementation
 
-__all__ = ["Choice", "Situation", "choose", "selective_scan"]
+__all__ = ["Choice", "Scan", "Situation", "choose", "implementation", "selective_scan"]
 
 
 def selective_scan(
