@@ -144,8 +144,6 @@ def _starting_state(mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     if mask is not None and (given["hidden_states"].shape[1] == 1 or bool(mask.all())):
         mask = None  # nothing is padding: paths that know no mask may be taken
     state = cache.get_recurrent_state(mixer.layer_idx) if cache is not None else None
-    if state is not None and torch.is_grad_enabled() and state.requires_grad:
-        state = state.clone()  # the cache is overwritten in place, and the backward pass needs what it held
     token = _CALL.set(_Call(state, mask))
     try:
         yield
