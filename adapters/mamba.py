@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -57,12 +57,12 @@ def adapt(model: nn.Module, path: str | None = None) -> Iterator[None]:
             if calls(module, _SCAN):
                 stack.enter_context(rebound(module, _ours(module, {_SCAN: scan}), _starting_state))
             elif calls(module, _CHUNKED_SCAN):
-                stack.enter_context(rebound(module, _ours(module, {_CHUNKED_SCAN: _in_small_chunks}), _nothing))
+                stack.enter_context(rebound(module, _ours(module, {_CHUNKED_SCAN: _in_small_chunks})))
             else:
                 continue
             for child in module.children():
                 if type(child) is nn.Linear and calls(child, "F"):
-                    stack.enter_context(rebound(child, {"F": _linear}, _nothing))
+                    stack.enter_context(rebound(child, {"F": _linear}))
         yield
 
 
@@ -136,15 +136,23 @@ class _Call:
 _CALL: ContextVar[_Call | None] = ContextVar("jrt_mamba_call", default=None)
 
 
-@contextmanager
-def _starting_state(mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-    """Hands the state in the cache and the mask to the scans of this call."""
+def _starting_state(
+    mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> AbstractContextManager[None] | None:
+    """Hands the state in the cache and the mask to the scans of this call; a single step on a state scans nothing."""
     given = dict(zip(("hidden_states", "cache_params", "attention_mask"), args, strict=False)) | kwargs
-    cache, mask = given.get("cache_params"), given.get("attention_mask")
-    if mask is not None and (given["hidden_states"].shape[1] == 1 or bool(mask.all())):
-        mask = None  # nothing is padding: paths that know no mask may be taken
+    single, cache, mask = given["hidden_states"].shape[1] == 1, given.get("cache_params"), given.get("attention_mask")
     state = cache.get_recurrent_state(mixer.layer_idx) if cache is not None else None
-    token = _CALL.set(_Call(state, mask))
+    if single and state is not None:
+        return None
+    if mask is not None and (single or bool(mask.all())):
+        mask = None  # nothing is padding: paths that know no mask may be taken
+    return _during(_Call(state, mask))
+
+
+@contextmanager
+def _during(call: _Call) -> Iterator[None]:
+    token = _CALL.set(call)
     try:
         yield
     finally:
@@ -180,11 +188,6 @@ def _from_state(ours: Scan) -> Replacement:
         return scan
 
     return replacement
-
-
-@contextmanager
-def _nothing(mixer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-    yield
 
 
 def _in_small_chunks(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,8 +20,8 @@ from torch import nn
 Replacement = Callable[[Callable[..., Any]], Callable[..., Any]]
 """Takes the function that a name stands for and returns the one that it is to stand for."""
 
-Around = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None]]
-"""A context around each call of the module, given the module and the call's arguments."""
+Around = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], AbstractContextManager[None] | None]
+"""A context around a call of the module, given the module and the call's arguments; None where it needs none."""
 
 _LOCK = threading.Lock()
 _ABSENT = object()
@@ -36,7 +36,7 @@ def calls(module: nn.Module, name: str) -> bool:
 
 
 @contextmanager
-def rebound(module: nn.Module, replacements: Mapping[str, Replacement], around: Around) -> Iterator[None]:
+def rebound(module: nn.Module, replacements: Mapping[str, Replacement], around: Around | None = None) -> Iterator[None]:
     """A context in which `module.forward` calls the replacements.
 
     Contexts on one module may be nested and may overlap in several threads; the first one's replacements hold until the
@@ -45,7 +45,7 @@ def rebound(module: nn.Module, replacements: Mapping[str, Replacement], around: 
     Args:
         module: the instance; its class has to call the names, see `calls`.
         replacements: what each global name becomes.
-        around: entered around every call.
+        around: entered around every call, where there is something to prepare.
     """
     attribute = "_old_forward" if "_old_forward" in vars(module) else "forward"  # accelerate keeps the real one there
     with _LOCK:
@@ -69,16 +69,24 @@ class _Forward:
     """Stands for `forward` on one instance."""
 
     def __init__(
-        self, module: nn.Module, covered: Any, replacements: Mapping[str, Replacement], around: Around
+        self, module: nn.Module, covered: Any, replacements: Mapping[str, Replacement], around: Around | None
     ) -> None:
         self.module, self.covered, self.around = module, covered, around
         self.function = _rebuilt(type(module).forward, replacements)
         self.contexts = 0
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what it calls is no part of a compiled graph
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.around(self.module, args, kwargs):
+        if torch.compiler.is_compiling():
+            return self._outside_of_the_graph(*args, **kwargs)
+        context = self.around(self.module, args, kwargs) if self.around is not None else None
+        if context is None:
             return self.function(self.module, *args, **kwargs)
+        with context:
+            return self.function(self.module, *args, **kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what the call depends on is no part of a graph
+    def _outside_of_the_graph(self, *args: Any, **kwargs: Any) -> Any:
+        return self(*args, **kwargs)
 
 
 def _rebuilt(function: Any, replacements: Mapping[str, Replacement]) -> types.FunctionType:

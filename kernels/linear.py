@@ -31,12 +31,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN fits the call and is the faster one on this machine."""
-    if plain_torch_only() or x.device.type != "cpu" or x.numel() < _ROWS * x.shape[-1]:
+    if x.numel() < _ROWS * x.shape[-1] or x.device.type != "cpu" or not onednn_is_faster() or plain_torch_only():
         return False
     tensors = [tensor for tensor in (x, weight, bias) if tensor is not None]
     plain = readable(*tensors) and all(tensor.dtype == torch.float32 for tensor in tensors)
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return plain and not gradients and not torch.is_autocast_enabled("cpu") and onednn_is_faster()
+    return plain and not gradients and not torch.is_autocast_enabled("cpu")
 
 
 @lru_cache(maxsize=1)

@@ -142,8 +142,6 @@ def _plain_torch(model: Any) -> Iterator[None]:
 @contextmanager
 def _without_scan(model: Any) -> Iterator[None]:
     """transformers' model with a scan that returns its input."""
-    from contextlib import nullcontext
-
     from jrt.adapters.rebinding import calls, rebound
 
     def nothing(original: Any) -> Any:
@@ -155,7 +153,7 @@ def _without_scan(model: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for module in model.modules():
             if calls(module, "mamba_selective_scan"):
-                stack.enter_context(rebound(module, {"mamba_selective_scan": nothing}, lambda *_: nullcontext()))
+                stack.enter_context(rebound(module, {"mamba_selective_scan": nothing}))
         yield
 
 
