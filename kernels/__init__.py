@@ -1,7 +1,7 @@
-"""Operations behind the models, one folder each: a reference, a fast CPU path, Triton kernels, and their maths in a README.
+"""Operations behind the models, one folder each: a reference, a fast CPU path, Triton kernels, their maths in a README.
 
-The guard: when the repository root leads `sys.path` (`python -m pytest`, a notebook), `import kernels` finds this folder
-instead of the Hugging Face package of that name, which transformers imports. Then this file steps aside for that package.
+The guard: when the repository root leads `sys.path` (`python -m pytest`, a notebook), `import kernels` finds this
+folder instead of the Hugging Face package of that name, which transformers imports. Then this file steps aside for it.
 """
 
 if __name__ == "kernels":
