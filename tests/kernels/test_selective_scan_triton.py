@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,8 @@ def test_does_not_spill_more_than_the_committed_table(kernel: str, architecture:
     ]
     found = resources(kernel, architecture, 32)
     assert found["spilled_bytes"] <= committed["spilled_bytes"] == 0
-    assert found["shared_bytes"] <= committed["shared_bytes"] + 1024
+    if version("triton").startswith("3.9."):  # the table's; another compiler lays out shared memory in another way
+        assert found["shared_bytes"] <= committed["shared_bytes"]
 
 
 @needs_triton
