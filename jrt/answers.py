@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin, StoppingCriteria, StoppingCriteriaList
 
-from jrt.errors import InvalidOptionError, did_you_mean
+from jrt.errors import EmptyInputError, InvalidOptionError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,38 @@ def cut(text: str, stop: str | None) -> str:
     """`text` without surrounding white space, up to the first `stop` in it."""
     text = text.lstrip()
     return (text.split(stop, 1)[0] if stop else text).strip()
+
+
+def decode(
+    tokenizer: Any, output: Any, prompt_columns: int, stop: str | None, prompt_tokens: Sequence[int], seconds: float
+) -> list[Answer]:
+    """The answers in what `generate` returned for a batch of prompts; of several answers to one prompt, the first.
+
+    Args:
+        tokenizer: the model's own.
+        output: ids (B, T), or the dictionary that holds them as `sequences`.
+        prompt_columns: columns before the answers.
+        stop: where an answer ends.
+        prompt_tokens: tokens of each prompt.
+        seconds: wall time of the batch.
+    """
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    copies = len(sequences) // len(prompt_tokens)
+    padding = tokenizer.pad_token_id
+    answers = []
+    for row, count in zip(sequences[::copies, prompt_columns:], prompt_tokens, strict=True):
+        raw = tokenizer.decode(row, skip_special_tokens=True)
+        length = int((row != padding).sum()) if padding is not None else len(row)
+        answers.append(Answer(cut(raw, stop), raw, count, length, seconds / len(prompt_tokens)))
+    return answers
+
+
+def check_questions(questions: Sequence[str]) -> None:
+    """Refuses an empty list, and a string where a list belongs."""
+    if isinstance(questions, str):
+        raise InvalidOptionError("ask_many takes a list of questions, not one string.", "Use ask, or pass [question].")
+    if not questions:
+        raise EmptyInputError("There are no questions.", "Pass at least one.")
 
 
 def generation_options(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from jrt.adapters import exact
-from jrt.answers import Answer, cut, generation_options, groups
-from jrt.errors import ContextTooLongError, EmptyInputError, InvalidOptionError, MethodConflictError, TokenizerError
+from jrt.answers import Answer, decode, generation_options, groups
+from jrt.errors import ContextTooLongError, InvalidOptionError, MethodConflictError, TokenizerError
 from jrt.explanation import Explanation, explain
 from jrt.methods import Method
 from jrt.prompts import JRTPrompt, Plan, chat_plan
@@ -295,27 +295,10 @@ class Reader(torch.nn.Module):
             started = time.perf_counter()
             options = generation_options(self.model, tokenizer, max_new_tokens, stop, ids.shape[1], generation)
             output = self._generate(ids, mask, **options)
-            answers |= zip(
-                batch,
-                self.decode(output, ids.shape[1], stop, [len(rows[i]) for i in batch], time.perf_counter() - started),
-                strict=True,
-            )
+            counts = [len(rows[index]) for index in batch]
+            seconds = time.perf_counter() - started
+            answers |= zip(batch, decode(tokenizer, output, ids.shape[1], stop, counts, seconds), strict=True)
         return [answers[index] for index in range(len(plans))]
-
-    def decode(
-        self, output: Any, prompt_columns: int, stop: str | None, prompt_tokens: Sequence[int], seconds: float
-    ) -> list[Answer]:
-        """The answers in what `generate` returned for a batch of prompts."""
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        copies = len(sequences) // len(prompt_tokens)  # num_return_sequences: the first is the answer
-        answers = []
-        for row, count in zip(sequences[::copies], prompt_tokens, strict=True):
-            new = row[prompt_columns:]
-            raw = self.tokenizer.decode(new, skip_special_tokens=True)
-            padding = self.tokenizer.pad_token_id
-            length = int((new != padding).sum()) if padding is not None else len(new)
-            answers.append(Answer(cut(raw, stop), raw, count, length, seconds / len(prompt_tokens)))
-        return answers
 
     def encode_prefix(self, plan: Plan) -> list[int]:
         """The token ids of the part of a prompt whose state is kept."""
@@ -361,11 +344,3 @@ def wrap(model: Any, *methods: Method, tokenizer: Any = None, chat: bool | None 
                 f"{method!r} is no method.", "Pass methods such as jrt.JRTPrompt(passes=2), and tokenizer= by name."
             )
     return Reader(model, methods, tokenizer, chat=chat)
-
-
-def check_questions(questions: Sequence[str]) -> None:
-    """Refuses an empty list, and a string where a list belongs."""
-    if isinstance(questions, str):
-        raise InvalidOptionError("ask_many takes a list of questions, not one string.", "Use ask, or pass [question].")
-    if not questions:
-        raise EmptyInputError("There are no questions.", "Pass at least one.")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from jrt.answers import Answer, generation_options, groups
+from jrt.answers import Answer, check_questions, decode, generation_options, groups
 from jrt.errors import ContextTooLongError, EmptyInputError
 from jrt.prompts import JRTPrompt, Plan, chat_plan, chat_reading_plan
-from jrt.reader import Reader, check_questions
+from jrt.reader import Reader
 from jrt.state import State, advance
 from jrt.state import generate as generate_from
 from jrt.tokens import encode_after, left_pad
@@ -103,7 +103,7 @@ class Reading:
                 output = generate_from(reader.model, state, ids, mask, capabilities=reader.capabilities, **options)
             counts = [self.num_tokens + len(rows[index]) for index in batch]
             seconds = time.perf_counter() - started
-            answers |= zip(batch, reader.decode(output, columns, reader.stop, counts, seconds), strict=True)
+            answers |= zip(batch, decode(reader.tokenizer, output, columns, reader.stop, counts, seconds), strict=True)
         return [answers[index] for index in range(len(rows))]
 
     def append(self, text: str) -> None:
