@@ -75,11 +75,11 @@ def _rows(length: int, heads: int, rounds: int, gradients: bool) -> list[dict[st
         return call
 
     ways = {
-        _OURS: timed(lambda *tensors: taylor_attention(*tensors)[0], q, k, v),
-        "causal SDPA": timed(lambda *tensors: F.scaled_dot_product_attention(*tensors, is_causal=True), wide, wide, v),
+        _OURS: timed(lambda q, k, v: taylor_attention(q, k, v)[0], q, k, v),
+        "causal SDPA": timed(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), wide, wide, v),
     }
     if length <= _QUADRATIC_LIMIT:
-        ways["quadratic form"] = timed(lambda *tensors: reference.taylor_attention(*tensors)[0], q, k, v)
+        ways["quadratic form"] = timed(lambda q, k, v: reference.taylor_attention(q, k, v)[0], q, k, v)
     times = interleaved(ways, rounds)
     return [
         {
@@ -98,7 +98,7 @@ def _error(q: Tensor, k: Tensor, v: Tensor) -> float:
     """Relative difference to the formula in float64, over the first positions."""
     from jrt.kernels.taylor import reference, taylor_attention
 
-    first = [tensor[:, :, :_CHECKED] for tensor in (q, k, v)]
-    found, _ = taylor_attention(*first)
-    expected, _ = reference.taylor_attention(*(tensor.double() for tensor in first))
+    q, k, v = (tensor[:, :, :_CHECKED] for tensor in (q, k, v))
+    found, _ = taylor_attention(q, k, v)
+    expected, _ = reference.taylor_attention(q.double(), k.double(), v.double())
     return float((found.double() - expected).norm() / expected.norm())
