@@ -18,6 +18,7 @@ from jrt.state.state import State, advance, forward_parameters, reorderable
 from jrt.state.tensors import tensors_of
 
 STATE_ARGUMENTS = ("past_key_values", "cache_params", "state")
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 _PREFIX, _LENGTH, _PADDING = 15, 24, 5
 _EXACT = 5e-5  # of the largest logit: fp32 rounding stays well below, restarted scans and wrong positions far above
 _STEP_NOISE = {torch.float32: 5e-4, torch.float64: 5e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -85,7 +86,7 @@ class _Trial:
         """The largest difference to the logits of one forward, relative to the largest; infinite when reading fails."""
         try:
             logits = self._padded(ids, mode) if padded else self._continued(ids, mode)
-        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
+        except _FAILURES:
             return float("inf")
         return float((logits.float() - self.reference[: len(logits)]).abs().max()) / self.scale
 
@@ -167,7 +168,10 @@ def _reference(model: Any, ids: Tensor) -> Tensor:
 
 def _state_of(model: Any, ids: Tensor) -> tuple[str | None, Any]:
     """The name and value of the state that a forward returns."""
-    output = model(input_ids=ids[:1, :2], use_cache=True)
+    try:
+        output = model(input_ids=ids[:1, :2], use_cache=True)
+    except _FAILURES:  # some configurations have no cache that works; they are read again
+        return None, None
     for name in STATE_ARGUMENTS:
         if name in forward_parameters(model) and getattr(output, name, None) is not None:
             return name, getattr(output, name)

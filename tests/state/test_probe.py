@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +48,21 @@ def test_leaves_the_model_as_it_was() -> None:
     probe(model)
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_model_whose_cache_fails_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def without_cache(*args: Any, use_cache: bool = False, **options: Any) -> Any:
+        if use_cache:
+            raise ValueError("no layer of this cache has a length")
+        return forward(*args, use_cache=False, **options)
+
+    monkeypatch.setattr(model, "forward", without_cache)
+    found = probe(model)
+    assert (found.continuation, found.state_argument, found.batched) == ("replay", None, False)
 
 
 def test_refuses_models_that_do_not_generate() -> None:
