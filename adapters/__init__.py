@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jrt.adapters.adapted import AdaptedModel
 from jrt.adapters.mamba import adapt
 
 
@@ -16,4 +17,4 @@ def exact(model: Any) -> Iterator[None]:
         yield
 
 
-__all__ = ["exact"]
+__all__ = ["AdaptedModel", "exact"]

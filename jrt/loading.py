@@ -19,6 +19,7 @@ from jrt.errors import (
     did_you_mean,
 )
 from jrt.methods import Method
+from jrt.pretrained import LEARNED, MANIFEST, from_saved, read_saved
 from jrt.reader import Reader, wrap
 
 EMBEDDED = "jrt/"
@@ -55,6 +56,11 @@ def load(
         >>> reader = jrt.load("state-spaces/mamba-370m-hf", jrt.JRTPrompt(passes=2))
     """
     source, gguf_file = _source(name_or_path, gguf_file)
+    folder = _saved_reader(source, revision)
+    if folder is not None:
+        return _load_saved(
+            folder, source, name_or_path, methods, device=device, dtype=dtype, revision=revision, chat=chat
+        )
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if gguf_file is not None:
         if importlib.util.find_spec("gguf") is None:
@@ -63,10 +69,55 @@ def load(
             )
         options["gguf_file"] = gguf_file
     model, tokenizer = _from_pretrained(source, name_or_path, _dtype(dtype), options)
-    model = model.to(_device(device)).eval()
-    reader = wrap(model, *methods, tokenizer=tokenizer, chat=chat)
+    reader = wrap(model.to(_device(device)).eval(), *methods, tokenizer=tokenizer, chat=chat)
     reader.name = name_or_path
     reader.revision = getattr(model.config, "_commit_hash", None) or revision
+    return reader
+
+
+def _saved_reader(source: str, revision: str | None) -> Path | None:
+    """The folder of `jrt.json` where a name stands for a saved reader, and for no plain model."""
+    if Path(source).is_dir():
+        return Path(source) if (Path(source) / MANIFEST).is_file() else None
+    from transformers.utils import cached_file
+
+    found = [
+        cached_file(
+            source,
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        for name in (MANIFEST, LEARNED)
+    ]
+    return Path(found[0]).parent if found[0] else None
+
+
+def _load_saved(
+    folder: Path,
+    source: str,
+    name: str,
+    methods: tuple[Method, ...],
+    *,
+    device: str,
+    dtype: str | torch.dtype,
+    revision: str | None,
+    chat: bool | None,
+) -> Reader:
+    """A reader that `Reader.save_pretrained` wrote: its model, then its methods and what they have learned."""
+    saved = read_saved(folder)
+    if saved.model is not None:
+        inner = load(saved.model, device=device, dtype=dtype, revision=saved.revision)
+        model, tokenizer = inner.model, inner.tokenizer
+    else:
+        options: dict[str, Any] = {} if revision is None else {"revision": revision}
+        model, tokenizer = _from_pretrained(
+            source, name, _dtype(dtype), options, model_class=saved.model_class, has_tokenizer=saved.has_tokenizer
+        )
+    reader = from_saved(saved, folder, model.to(_device(device)).eval(), tokenizer, methods, chat)
+    reader.name, reader.revision = name, revision
     return reader
 
 
@@ -88,7 +139,7 @@ def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:
             raise InputNotFoundError(f"There is no file {name}.", "Check the path.")
         return str(path.parent), path.name
     if path.is_dir():
-        if gguf_file is None and not (path / "config.json").is_file():
+        if gguf_file is None and not any((path / file).is_file() for file in ("config.json", MANIFEST)):
             raise InputNotFoundError(
                 f"{name} holds no model: there is no config.json.", "Pass the folder that save_pretrained wrote."
             )
@@ -101,12 +152,21 @@ def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:
     return name, gguf_file
 
 
-def _from_pretrained(source: str, name: str, dtype: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _from_pretrained(
+    source: str,
+    name: str,
+    dtype: Any,
+    options: dict[str, Any],
+    *,
+    model_class: str = "AutoModelForCausalLM",
+    has_tokenizer: bool = True,
+) -> tuple[Any, Any]:
+    """The model and its tokenizer, from a folder or the Hub."""
+    from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options), tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
+        return _class(model_class).from_pretrained(source, dtype=dtype, **options), tokenizer
     except OSError as error:
         reason = str(error).split("\n", 1)[0]
         if Path(source).exists():
@@ -122,6 +182,22 @@ def _from_pretrained(source: str, name: str, dtype: Any, options: dict[str, Any]
             f"{name} cannot be loaded as a causal language model: {str(error).split(chr(10), 1)[0]}",
             "jrt reads with decoder models that transformers knows; load others yourself and use jrt.wrap.",
         ) from error
+
+
+def _class(name: str) -> Any:
+    """A model class of transformers by name.
+
+    Raises:
+        UnsupportedModelError: there is none.
+    """
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if not hasattr(found, "from_pretrained"):
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} has no model class {name}.", "Install the version that has it."
+        )
+    return found
 
 
 def _device(device: str) -> torch.device:

@@ -1,9 +1,10 @@
 """What a method is, and where methods are found.
 
 A method answers three questions, and that is the whole extension interface: `plan` (which parts of the text are read,
-in which order), `adapt` (how the model is changed while it reads) and `state` (what is carried from one part to the
-next; the captured state of `jrt.state` unless a method says otherwise). A method is a frozen pydantic model, so it
-round-trips to JSON and to the command line's shorthand `name:option=value,option=value`. This module imports no torch.
+in which order), `adapt` (the model that reads in place of the given one) and `state` (what is carried from one part to
+the next: the cache that this model takes and returns, captured by `jrt.state`). A method is a frozen pydantic model, so
+it round-trips to JSON and to the command line's shorthand `name:option=value,option=value`. This module imports no
+torch.
 
 Other packages add methods with an entry point of the group `jrt.methods`, whose name is the shorthand and whose value
 is the class.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -40,8 +40,6 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
-    adapts: ClassVar[bool] = False
-    """Whether `adapt` changes the model, so that its capabilities have to be probed again."""
 
     def __init__(self, **options: Any) -> None:
         try:
@@ -53,9 +51,10 @@ class Method(BaseModel):
         """The parts of the prompt in reading order."""
         raise NotImplementedError(f"{type(self).__name__} does not change what is read")
 
-    def adapt(self, model: Any) -> AbstractContextManager[None]:
-        """A context in which `model` reads in the way of this method; nothing stays behind when it is left."""
-        return nullcontext()
+    def adapt(self, model: Any) -> Any:
+        """`model` as this method reads it: a `jrt.adapters.AdaptedModel` that shares its weights, or `model` itself
+        where the method changes only what is read. `model` is left as it is."""
+        return model
 
     def _derived(self) -> set[str]:
         """Options whose value follows from the others, so that the shorthand leaves them out."""

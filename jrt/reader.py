@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from jrt.adapters import exact
+from jrt.adapters import AdaptedModel, exact
 from jrt.answers import Answer, decode, generation_options, groups
 from jrt.errors import ContextTooLongError, InvalidOptionError, MethodConflictError, TokenizerError
 from jrt.explanation import Explanation, explain
@@ -26,6 +27,8 @@ from jrt.state import generate as generate_from
 from jrt.tokens import encode, encode_plan, left_pad, lengthen
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from jrt.reading import Reading
 
 
@@ -33,12 +36,16 @@ class Reader(torch.nn.Module):
     """A model that answers questions about documents longer than it remembers.
 
     Args:
-        model: a causal language model of transformers, or a PEFT model around one; never changed.
+        model: a causal language model of transformers, or a PEFT model around one; never changed. An encoder too, where
+            a method takes one.
         methods: how it reads, outermost first; none means once.
         tokenizer: the model's own; needed by everything that takes text.
         name: what the model is called in results and saved readings.
         revision: the revision of its weights, where there is one.
         chat: whether `ask` speaks through the tokenizer's chat template; None means where there is one.
+
+    Attributes:
+        model: the model that reads: the given one, or a `jrt.adapters.AdaptedModel` around it.
 
     Raises:
         MethodConflictError: the methods do not work together.
@@ -66,7 +73,7 @@ class Reader(torch.nn.Module):
                 f"{' and '.join(str(prompt) for prompt in prompts)} both decide the order of the prompt.",
                 "Pass one JRTPrompt; its `passes` may be any number.",
             )
-        self.model = model
+        self.model = _adapted(model, methods)
         self.tokenizer = tokenizer
         self.methods = tuple(methods)
         self.prompt = prompts[0] if prompts else JRTPrompt(passes=1)
@@ -74,6 +81,11 @@ class Reader(torch.nn.Module):
         self.revision = revision
         self.chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
         self._capabilities: Capabilities | None = None
+
+    @property
+    def base_model(self) -> Any:
+        """The model as it was given."""
+        return self.model.base if isinstance(self.model, AdaptedModel) else self.model
 
     @property
     def config(self) -> Any:
@@ -98,7 +110,7 @@ class Reader(torch.nn.Module):
         return str(self.name)
 
     def can_generate(self) -> bool:
-        return True
+        return bool(self.model.can_generate())
 
     @property
     def capabilities(self) -> Capabilities:
@@ -115,18 +127,17 @@ class Reader(torch.nn.Module):
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The model as this reader runs it: exact scans and what the methods adapt. Nothing stays behind."""
-        with ExitStack() as stack:
-            stack.enter_context(exact(self.model))
-            for method in self.methods:
-                stack.enter_context(method.adapt(self.model))
+        """The model while this reader runs it: with scans that continue exactly. Nothing stays behind."""
+        with exact(self.model):
             yield
 
     def with_methods(self, *methods: Method) -> Reader:
-        """The same model read in another way."""
-        other = Reader(self.model, methods, self.tokenizer, name=self.name, revision=self.revision, chat=self.chat)
-        if not any(method.adapts for method in (*methods, *self.methods)):
-            other._capabilities = self.capabilities
+        """The same model read in another way; what a method has learned stays, where the method stays."""
+        kept = isinstance(self.model, AdaptedModel) and self.model.method in methods
+        model = self.model if kept else self.base_model
+        other = Reader(model, methods, self.tokenizer, name=self.name, revision=self.revision, chat=self.chat)
+        if other.model is self.model:
+            other._capabilities = self._capabilities
         return other
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -300,6 +311,46 @@ class Reader(torch.nn.Module):
             answers |= zip(batch, decode(tokenizer, output, ids.shape[1], stop, counts, seconds), strict=True)
         return [answers[index] for index in range(len(plans))]
 
+    def save_pretrained(self, folder: str | PathLike[str], *, include_model: bool = False) -> Path:
+        """Writes the methods and what they have learned; `jrt.load(folder)` reads it again.
+
+        Args:
+            folder: where to.
+            include_model: write the model and its tokenizer too. Needed when the model itself was trained, or has no
+                name by which it can be loaded.
+
+        Returns:
+            The folder.
+        """
+        from jrt.pretrained import save_pretrained
+
+        return save_pretrained(self, folder, include_model=include_model)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | PathLike[str], model: Any = None, *, tokenizer: Any = None) -> Reader:
+        """What `save_pretrained` wrote, around its own model or around one that is loaded already.
+
+        Raises:
+            InputNotFoundError: the folder holds no saved reader.
+            StateMismatchError: the learned weights do not fit this model.
+        """
+        from jrt.loading import load
+        from jrt.pretrained import from_saved, read_saved
+
+        if model is None:
+            return load(str(folder))
+        return from_saved(read_saved(Path(folder)), Path(folder), model, tokenizer, (), None)
+
+    def push_to_hub(self, repo_id: str, *, include_model: bool = False, private: bool | None = None) -> str:
+        """Uploads what `save_pretrained` writes. Returns the address.
+
+        Raises:
+            HubUnavailableError: the Hub cannot be reached or refuses.
+        """
+        from jrt.pretrained import push_to_hub
+
+        return push_to_hub(self, repo_id, include_model=include_model, private=private)
+
     def encode_prefix(self, plan: Plan) -> list[int]:
         """The token ids of the part of a prompt whose state is kept."""
         return encode(self._need_tokenizer(), plan.prefix, special=not plan.chat)
@@ -324,6 +375,21 @@ class Reader(torch.nn.Module):
                 "Pass jrt.wrap(model, ..., tokenizer=AutoTokenizer.from_pretrained(...)), or use generate with ids.",
             )
         return self.tokenizer
+
+
+def _adapted(model: Any, methods: Sequence[Method]) -> Any:
+    """The model as the methods read it, the innermost first; a method that it is adapted by already stays."""
+    for method in reversed(methods):
+        if isinstance(model, AdaptedModel) and model.method == method:
+            continue
+        adapted = method.adapt(model)
+        if adapted is not model and isinstance(model, AdaptedModel):
+            raise MethodConflictError(
+                f"{model.method} and {method} both keep a memory of past segments, and each decides what a segment is.",
+                "Pass one of them; either goes together with JRTPrompt.",
+            )
+        model = adapted
+    return model
 
 
 def wrap(model: Any, *methods: Method, tokenizer: Any = None, chat: bool | None = None) -> Reader:

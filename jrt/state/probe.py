@@ -61,7 +61,8 @@ def _probe(model: Any) -> Capabilities:
         )
     allowed = max(_EXACT, _rounding(model, step) if reorderable(cache) else 0.0)
     chunk = trial.error("chunk", ids[:1])
-    mode: Continuation = "chunk" if chunk <= allowed and trial.reads_state(ids[:1]) else "step"
+    reads = getattr(model, "reads_own_state", False) or chunk > allowed or trial.reads_state(ids[:1])
+    mode: Continuation = "chunk" if chunk <= allowed and reads else "step"
     batch = trial.error(mode, ids) <= allowed
     padding = batch and trial.error(mode, ids, padded=True) <= allowed
     return Capabilities(
@@ -182,15 +183,19 @@ def _keeps_gaps(cache: Any) -> bool:
     """Padding inside a row is masked exactly by full attention only: windows count it, convolutions see it."""
     from transformers.cache_utils import DynamicLayer
 
+    if hasattr(cache, "keeps_gaps"):
+        return bool(cache.keeps_gaps)
     return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
 
 
 def max_length(model: Any) -> int | None:
     """The longest input in tokens, without running the model.
 
-    A purely recurrent model has no limit, whatever length its config says it was trained on; of the others it is the
-    number of positions.
+    A purely recurrent model has no limit, whatever length its config says it was trained on, and an adapted one says
+    what its memory allows; of the others it is the number of positions.
     """
+    if hasattr(model, "reads_own_state"):
+        return model.max_length
     if "past_key_values" not in forward_parameters(model) and any(
         name in forward_parameters(model) for name in STATE_ARGUMENTS
     ):

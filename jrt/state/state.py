@@ -208,7 +208,7 @@ def reorderable(cache: Any) -> bool:
     """Whether `cache.reorder_cache` moves everything that the cache holds; subclasses keep tensors that it misses."""
     from transformers import DynamicCache
 
-    return type(cache) is DynamicCache
+    return type(cache) is DynamicCache or bool(getattr(cache, "reorders_everything", False))
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -1,0 +1,127 @@
+"""The base of every model that a method has adapted: a module that reads through another one and shares its weights.
+
+The state core, `generate`, saved readings and transformers' Trainer see an adapted model as a model like any other:
+`forward` takes and returns a cache, and that cache is the whole state. What a method learns are the parameters that the
+adapted model has beside its base.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jrt.errors import StateMismatchError
+from jrt.methods import Method
+from jrt.state import Capabilities, State, probe
+from jrt.state import generate as generate_from
+
+BASE = "base."
+"""What the names of the base model's weights begin with."""
+
+PASSING_BY = ("get_base_model", "save_pretrained", "push_to_hub", "prepare_inputs_for_generation")
+
+
+class AdaptedModel(nn.Module):
+    """A model as a method reads it. Subclasses write `forward`, which takes the full mask and no positions.
+
+    Args:
+        base: the model that reads; shared, and never changed but by training.
+        method: the method's configuration.
+    """
+
+    main_input_name = "input_ids"
+    reads_own_state = True
+    """The probe's tokens are fewer than a segment, so it cannot see that the memory is read; tests of ours show it."""
+
+    def __init__(self, base: Any, method: Method) -> None:
+        super().__init__()
+        self.base = base
+        self.method = method
+        self._capabilities: Capabilities | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """What transformers asks of a model (config, generation_config, ...) and this class does not say, `base` says.
+
+        Not its weights and modules, and not what would pass this class by: saving, or the model below PEFT's.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            found = None if name in PASSING_BY else getattr(super().__getattr__("base"), name)
+            if name in PASSING_BY or isinstance(found, (Tensor, nn.Module)):
+                raise
+            return found
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.base.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.base.dtype
+        return dtype
+
+    @property
+    def name_or_path(self) -> str:
+        return str(getattr(self.base, "name_or_path", ""))
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest input in tokens; None, because that is what a memory is for."""
+        return None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What `probe` finds; probed at first use."""
+        if self._capabilities is None:
+            self._capabilities = probe(self)
+        return self._capabilities
+
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **generation: Any) -> Any:
+        """transformers' `generate` (greedy, sampling, beams, streaming) on an empty state.
+
+        Args:
+            input_ids: prompts, (B, T), padded on the left.
+            attention_mask: 1 for tokens, 0 for padding, (B, T).
+            **generation: what transformers' `generate` takes.
+        """
+        state = State.empty(len(input_ids), input_ids.device)
+        return generate_from(self, state, input_ids, attention_mask, capabilities=self.capabilities, **generation)
+
+    def learned(self) -> dict[str, Tensor]:
+        """What the method learns: every weight that is not the base model's, by name."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(BASE)}
+
+    def load_learned(self, tensors: dict[str, Tensor]) -> None:
+        """Puts saved learned weights in place.
+
+        Raises:
+            StateMismatchError: they belong to another configuration.
+        """
+        own = self.learned()
+        for name in sorted(own.keys() | tensors.keys()):
+            found, wanted = tensors.get(name), own.get(name)
+            if found is None or wanted is None or found.shape != wanted.shape:
+                raise StateMismatchError(
+                    f"The learned part {name!r} is {_shape(found)} in the saved weights and {_shape(wanted)} in "
+                    f"{self.method}.",
+                    "Load it with the method that it was saved with.",
+                )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(tensors[name])
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: matrices decay, vectors (biases, norms, gates) do not."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
+            {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+        ]
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else "x".join(str(size) for size in tensor.shape) or "a number"

@@ -1,0 +1,159 @@
+"""A Reader on disk: its methods, what they have learned and, if wanted, the model itself.
+
+    folder/jrt.json               which methods, which model
+    folder/learned.safetensors    the learned weights (memory tokens, gates), where a method has any
+    folder/config.json, ...       the model and its tokenizer, where they were saved too
+
+A fine-tuned model belongs into the folder; where only the learned weights were trained, its name is enough.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import jrt
+from jrt.adapters import AdaptedModel
+from jrt.errors import DataFormatError, HubUnavailableError, InputNotFoundError, InvalidOptionError
+from jrt.files import only_writer, write_atomic, write_text
+from jrt.methods import Method
+
+if TYPE_CHECKING:
+    from jrt.reader import Reader
+
+MANIFEST, LEARNED = "jrt.json", "learned.safetensors"
+
+
+class SavedReader(BaseModel):
+    """`jrt.json`.
+
+    Attributes:
+        format: the version of this layout.
+        methods: the methods as `Method.to_dict` gives them, outermost first.
+        model: the name of the model; None when it is in the folder.
+        revision: the revision of that model.
+        model_class: the class of transformers that the model is.
+        has_tokenizer: whether the folder holds a tokenizer, where it holds the model.
+        chat: whether questions go through the chat template.
+        jrt_version: who wrote it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    methods: list[dict[str, Any]]
+    model: str | None
+    revision: str | None
+    model_class: str
+    has_tokenizer: bool
+    chat: bool
+    jrt_version: str
+
+
+def save_pretrained(reader: Reader, folder: str | PathLike[str], *, include_model: bool = False) -> Path:
+    """Writes what `from_pretrained` and `jrt.load` read; see `Reader.save_pretrained`."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InvalidOptionError(f"{folder} is a file.", "Pass a folder.")
+    inner = reader.base_model
+    plain = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        if include_model:
+            inner.save_pretrained(folder)
+            if reader.tokenizer is not None:
+                reader.tokenizer.save_pretrained(folder)
+        learned = reader.model.learned() if isinstance(reader.model, AdaptedModel) else {}
+        if learned:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
+            write_atomic(folder / LEARNED, lambda part: save_file(tensors, part))
+        saved = SavedReader(
+            methods=[method.to_dict() for method in reader.methods],
+            model=None if include_model else reader.name,
+            revision=None if include_model else reader.revision,
+            model_class=type(plain).__name__,
+            has_tokenizer=reader.tokenizer is not None,
+            chat=reader.chat,
+            jrt_version=jrt.__version__,
+        )
+        write_text(folder / MANIFEST, saved.model_dump_json(indent=2) + "\n")
+    return folder
+
+
+def push_to_hub(reader: Reader, repo_id: str, *, include_model: bool = False, private: bool | None = None) -> str:
+    """Uploads what `save_pretrained` writes; see `Reader.push_to_hub`."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(reader, folder, include_model=include_model)
+        try:
+            repo = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repo.repo_id, folder_path=folder, ignore_patterns=[".lock"])
+        except OSError as error:  # every error of the Hub's client and of the network derives from it
+            raise HubUnavailableError(
+                f"{repo_id} could not be uploaded: {str(error).splitlines()[0]}", "Check `hf auth login` and the name."
+            ) from error
+    return str(repo)
+
+
+def read_saved(folder: Path) -> SavedReader:
+    """`jrt.json` of a folder, checked.
+
+    Raises:
+        InputNotFoundError: there is none.
+        DataFormatError: it is no such file.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputNotFoundError(f"There is no {MANIFEST} in {folder}.", "Pass what Reader.save_pretrained wrote.")
+    try:
+        return SavedReader.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataFormatError(f"{path} is no JSON: {error}.", "Save the reader again.") from None
+    except ValidationError as error:
+        what = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise DataFormatError(
+            f"{path} was not written by this version of jrt: {what or 'its content'} is wrong.", "Save it again."
+        ) from None
+
+
+def from_saved(
+    saved: SavedReader, folder: Path, model: Any, tokenizer: Any, methods: tuple[Method, ...], chat: bool | None
+) -> Reader:
+    """A reader with the saved methods around `model`, and what they have learned.
+
+    Given methods replace the saved ones of their kind; others go outside of them.
+    """
+    from jrt.reader import Reader
+
+    given = {method.kind: method for method in methods}
+    inside = [given.pop(str(method["kind"]), None) or Method.from_dict(method) for method in saved.methods]
+    reader = Reader(model, [*given.values(), *inside], tokenizer, chat=saved.chat if chat is None else chat)
+    _put_learned(reader, folder)
+    return reader
+
+
+def _put_learned(reader: Reader, folder: Path) -> None:
+    """Loads the learned weights of a folder into a reader.
+
+    Raises:
+        DataFormatError: the file is truncated or is no safetensors file.
+        StateMismatchError: the weights belong to other methods.
+    """
+    if not isinstance(reader.model, AdaptedModel):
+        return
+    try:
+        tensors = load_file(folder / LEARNED) if reader.model.learned() else {}
+    except FileNotFoundError:
+        raise InputNotFoundError(f"There is no {LEARNED} in {folder}.", "Save the reader again.") from None
+    except SafetensorError as error:
+        raise DataFormatError(f"{folder / LEARNED} is no safetensors file: {error}.", "Save it again.") from None
+    reader.model.load_learned(tensors)
