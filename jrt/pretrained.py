@@ -135,7 +135,8 @@ def from_saved(
     from jrt.reader import Reader
 
     given = {method.kind: method for method in methods}
-    inside = [given.pop(str(method["kind"]), None) or Method.from_dict(method) for method in saved.methods]
+    kept = [Method.from_dict(method) for method in saved.methods]
+    inside = [given.pop(method.kind) if method.kind in given else method for method in kept]
     reader = Reader(model, [*given.values(), *inside], tokenizer, chat=saved.chat if chat is None else chat)
     _put_learned(reader, folder)
     return reader
