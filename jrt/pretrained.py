@@ -27,6 +27,7 @@ from jrt.methods import Method
 
 if TYPE_CHECKING:
     from jrt.reader import Reader
+    from jrt.reader_module import ReaderModule
 
 MANIFEST, LEARNED = "jrt.json", "learned.safetensors"
 
@@ -57,7 +58,7 @@ class SavedReader(BaseModel):
     jrt_version: str
 
 
-def save_pretrained(reader: Reader, folder: str | PathLike[str], *, include_model: bool = False) -> Path:
+def save_pretrained(reader: ReaderModule, folder: str | PathLike[str], *, include_model: bool = False) -> Path:
     """Writes what `from_pretrained` and `jrt.load` read; see `Reader.save_pretrained`."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -87,7 +88,7 @@ def save_pretrained(reader: Reader, folder: str | PathLike[str], *, include_mode
     return folder
 
 
-def push_to_hub(reader: Reader, repo_id: str, *, include_model: bool = False, private: bool | None = None) -> str:
+def push_to_hub(reader: ReaderModule, repo_id: str, *, include_model: bool = False, private: bool | None = None) -> str:
     """Uploads what `save_pretrained` writes; see `Reader.push_to_hub`."""
     from huggingface_hub import HfApi
 
@@ -142,7 +143,7 @@ def from_saved(
     return reader
 
 
-def _put_learned(reader: Reader, folder: Path) -> None:
+def _put_learned(reader: ReaderModule, folder: Path) -> None:
     """Loads the learned weights of a folder into a reader.
 
     Raises:
