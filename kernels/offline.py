@@ -11,7 +11,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ def compile_offline(
     num_warps: int = 4,
     num_stages: int = 3,
     aligned: bool = True,
+    multiples_of_16: Collection[str] = (),
 ) -> KernelReport:
     """Compiles `kernel` to machine code for `architecture`; needs no GPU, takes 1 to 7 seconds when not cached.
 
@@ -68,6 +69,7 @@ def compile_offline(
         num_warps: warps of one program.
         num_stages: depth of the software pipeline.
         aligned: tensors start at multiples of 16 bytes, as torch's do.
+        multiples_of_16: integers known to be divisible by 16, as strides often are; vector loads need to know.
 
     Raises:
         ImportError: triton is not installed.
@@ -88,6 +90,9 @@ def compile_offline(
             "and pass `.fn` of an autotuned kernel."
         )
     signature, values, attributes = _arguments(kernel, pointers, scalars or {}, constants or {}, aligned)
+    for position, parameter in enumerate(kernel.params):
+        if parameter.name in multiples_of_16:
+            attributes[(position,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
         ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes),
         target=GPUTarget("cuda", architecture, 32),

@@ -61,7 +61,7 @@ def _chunks(length: int) -> list[slice]:
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(-1, *x.shape[2:]).contiguous()
 
 
 def _flat_mask(mask: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:

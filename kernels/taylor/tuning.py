@@ -1,0 +1,73 @@
+"""How the Triton kernels are launched: tile sizes, warps, pipeline depth, and into how many segments a sequence is cut.
+
+`tuned.json` holds what was measured, by device; a device that is not in it gets the heuristic below. Nothing is tuned
+while a user waits: `tune` is called by the benchmark, on request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+TABLE = Path(__file__).with_name("tuned.json")
+Pass = Literal["state", "forward", "backward"]
+PASSES: tuple[Pass, ...] = ("state", "forward", "backward")
+PROGRAMS_PER_PROCESSOR = 2
+"""What 255 registers a thread and 128 threads a program leave room for."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How one pass runs.
+
+    Attributes:
+        block_t: positions of a chunk.
+        block_v: value columns of a program.
+        num_warps: warps of a program.
+        stages: depth of the software pipeline.
+        fill: segments are added until this many programs run on each multiprocessor.
+        shortest: chunks of the shortest segment worth a program of its own.
+    """
+
+    block_t: int = 64
+    block_v: int = 64
+    num_warps: int = 4
+    stages: int = 2
+    fill: int = PROGRAMS_PER_PROCESSOR
+    shortest: int = 8
+
+    def segments(self, rows: int, length: int, width: int, processors: int) -> int:
+        """Into how many segments `length` positions of `rows` heads are cut."""
+        programs = rows * -(-width // self.block_v)
+        wanted = -(-self.fill * processors // programs)
+        return max(1, min(wanted, length // (self.shortest * self.block_t)))
+
+
+def shape_class(pass_: Pass, bits: int, width: int) -> str:
+    """What a launch depends on: the pass, the type (16 or 32 bits) and the columns, as a key of the table."""
+    return f"{pass_}/{bits}/{32 if width <= 32 else 64 if width <= 64 else 128}"
+
+
+def default_launch(pass_: Pass, bits: int, width: int) -> Launch:
+    """The launch of a device nobody has measured: what spills least when compiled offline (README.md)."""
+    columns = 16 if width <= 16 else 32 if width <= 32 or bits == 32 else 64
+    return Launch(block_t=64 if bits == 16 else 32, block_v=columns, num_warps=8 if pass_ == "backward" else 4)
+
+
+def launch(device: str, pass_: Pass, bits: int, width: int) -> Launch:
+    """The measured launch of a device, or the default; `device` as `torch.cuda.get_device_name` says it."""
+    row = tuned(TABLE).get(device, {}).get(shape_class(pass_, bits, width))
+    return default_launch(pass_, bits, width) if row is None else Launch(**row)
+
+
+@lru_cache(maxsize=4)
+def tuned(table: Path) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+    """Device -> shape class -> fields of a `Launch`; empty when nothing was measured."""
+    if not table.exists():
+        return {}
+    found: dict[str, dict[str, dict[str, int]]] = json.loads(table.read_text())
+    return found
