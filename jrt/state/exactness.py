@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jrt.state.capabilities import Capabilities
-from jrt.state.state import State, advance
+from jrt.state.state import State, advance, prefix_options
 
 _DOCUMENT, _QUESTION, _PADDING = 23, 9, 5
 
@@ -21,7 +21,7 @@ _DOCUMENT, _QUESTION, _PADDING = 23, 9, 5
 @dataclass(frozen=True)
 class Exactness:
     """Largest differences of the last logits to those of one forward over the whole row, each relative to the largest
-    logit.
+    logit. In a model with a prefix that forward reads as prefix what comes first in parts: the document.
 
     Attributes:
         stock: transformers alone, the rest of the prompt in one forward on top of the state; None where no state comes
@@ -56,7 +56,7 @@ def stock_error(model: Any, state_argument: str | None) -> float | None:
         rest = model(input_ids=row[:, _DOCUMENT:], use_cache=True, **{state_argument: state})
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError):
         return None
-    return _difference(model, rest.logits[:, -1], [row[0]])
+    return _difference(model, rest.logits[:, -1], [row[0]], [_DOCUMENT])
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def _parts(model: Any, capabilities: Capabilities, size: int) -> float:
     row, state = _ids(model, 1, _DOCUMENT + _QUESTION), State.empty(1, model.device)
     advance(model, state, row[:, :_DOCUMENT], capabilities=capabilities, chunk_size=size)
     logits = advance(model, state, row[:, _DOCUMENT:], capabilities=capabilities, chunk_size=size)
-    return _difference(model, logits, [row[0]])
+    return _difference(model, logits, [row[0]], [_DOCUMENT])
 
 
 def _padded(model: Any, capabilities: Capabilities) -> float:
@@ -83,7 +83,7 @@ def _padded(model: Any, capabilities: Capabilities) -> float:
     mask[1, :_PADDING] = 0
     advance(model, state, rows[:, :_DOCUMENT], mask[:, :_DOCUMENT], capabilities=capabilities)
     logits = advance(model, state, rows[:, _DOCUMENT:], mask[:, _DOCUMENT:], capabilities=capabilities)
-    return _difference(model, logits, [rows[0], rows[1, _PADDING:]])
+    return _difference(model, logits, [rows[0], rows[1, _PADDING:]], [_DOCUMENT, _DOCUMENT - _PADDING])
 
 
 def _questions(model: Any, capabilities: Capabilities) -> float:
@@ -96,7 +96,7 @@ def _questions(model: Any, capabilities: Capabilities) -> float:
     asked = state.select(torch.zeros(3, dtype=torch.long))
     logits = advance(model, asked, questions, mask, capabilities=capabilities)
     whole = [torch.cat([document[0], row[keep.bool()]]) for row, keep in zip(questions, mask, strict=True)]
-    return _difference(model, logits, whole)
+    return _difference(model, logits, whole, [_DOCUMENT] * len(whole))
 
 
 def _ids(model: Any, rows: int, columns: int) -> Tensor:
@@ -106,8 +106,12 @@ def _ids(model: Any, rows: int, columns: int) -> Tensor:
     return torch.randint(0, vocabulary, (rows, columns), generator=generator).to(model.device)
 
 
-def _difference(model: Any, logits: Tensor, rows: list[Tensor]) -> float:
-    """The largest difference to one forward over each row, relative to the largest logit."""
-    outputs = [model(input_ids=row[None], use_cache=False).logits[:, -1] for row in rows]
+def _difference(model: Any, logits: Tensor, rows: list[Tensor], documents: list[int]) -> float:
+    """The largest difference to one forward over each row, relative to the largest logit; `documents` are the tokens
+    that each row starts with."""
+    outputs = [
+        model(input_ids=row[None], use_cache=False, **prefix_options(model, document)).logits[:, -1]
+        for row, document in zip(rows, documents, strict=True)
+    ]
     expected = torch.cat(outputs).float()
     return float((logits.float() - expected).abs().max() / expected.abs().max())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jrt.errors import UnsupportedModelError
 from jrt.state.capabilities import Capabilities, Continuation
-from jrt.state.state import State, advance, forward_parameters, reorderable
+from jrt.state.state import State, advance, forward_parameters, prefix_options, reorderable
 from jrt.state.tensors import tensors_of
 
 STATE_ARGUMENTS = ("past_key_values", "cache_params", "state")
@@ -44,7 +44,7 @@ def probe(model: Any) -> Capabilities:
 
 def _probe(model: Any) -> Capabilities:
     ids = _random_ids(model)
-    reference = _reference(model, ids)
+    reference = _reference(model, ids, _PREFIX)
     name, cache = _state_of(model, ids)
     trial = _Trial(model, name, reference)
     step = trial.error("step", ids[:1]) if cache is not None else float("inf")
@@ -89,7 +89,10 @@ class _Trial:
             logits = self._padded(ids, mode) if padded else self._continued(ids, mode)
         except _FAILURES:
             return float("inf")
-        return float((logits.float() - self.reference[: len(logits)]).abs().max()) / self.scale
+        expected = self.reference[: len(logits)]
+        if padded and prefix_options(self.model, _PREFIX):  # the padded row's first part, its prefix, is shorter
+            expected = _reference(self.model, ids[:1], _PREFIX - _PADDING)
+        return float((logits.float() - expected).abs().max()) / self.scale
 
     def reads_state(self, ids: Tensor) -> bool:
         """Whether a chunk on top of a state depends on the recurrent part of that state.
@@ -151,14 +154,15 @@ def _random_ids(model: Any) -> Tensor:
     return ids.to(model.device)
 
 
-def _reference(model: Any, ids: Tensor) -> Tensor:
-    """The last logits of one forward per row, (2, V)."""
+def _reference(model: Any, ids: Tensor, prefix: int) -> Tensor:
+    """The last logits of one forward per row, (B, V); a model with a prefix has `prefix` tokens of it."""
     config = model.config
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{type(model).__name__} is an encoder-decoder model.", "jrt's readings need a decoder-only language model."
         )
-    outputs = [model(input_ids=row[None], use_cache=False) for row in ids]
+    options = prefix_options(model, prefix)
+    outputs = [model(input_ids=row[None], use_cache=False, **options) for row in ids]
     if not hasattr(outputs[0], "logits") or outputs[0].logits.shape[:2] != ids[:1].shape:
         raise UnsupportedModelError(
             f"{type(model).__name__} returns no logits for every token, so it generates no text.",

@@ -174,13 +174,17 @@ def _advance_rows(
 def _feed(model: Any, state: State, ids: Tensor, mask: Tensor, capabilities: Capabilities, chunk_size: int) -> Tensor:
     """Forward after forward over parts of the new tokens; `state` grows with every part.
 
-    A model that is exact in single steps only still reads its very first tokens at once.
+    A model that is exact in single steps only still reads its very first tokens at once, and so does a model with a
+    prefix: the very first `advance` fixes it, however long the parts are.
     """
     name = str(capabilities.state_argument)
     parameters = forward_parameters(model)
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
     width = chunk_size if capabilities.continuation == "chunk" else 1 if state.cache is not None else ids.shape[1]
-    for part, part_mask in zip(ids.split(width, dim=1), mask.split(width, dim=1), strict=True):
+    first = max(width, _prefix_columns(model, mask)) if state.cache is None else width
+    length = ids.shape[1]
+    sizes = [min(first, length), *(min(width, length - start) for start in range(first, length, width))]
+    for part, part_mask in zip(ids.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True):
         state.ids, state.mask = torch.cat([state.ids, part], dim=1), torch.cat([state.mask, part_mask], dim=1)
         if "attention_mask" in parameters:
             options["attention_mask"] = state.mask if name == "past_key_values" else part_mask
@@ -202,6 +206,25 @@ def _replay(model: Any, ids: Tensor) -> Tensor:
         options["position_ids"] = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     logits: Tensor = model(input_ids=ids, use_cache=False, **options).logits[:, -1]
     return logits
+
+
+def prefix_options(model: Any, num_tokens: int) -> dict[str, int]:
+    """What `forward` needs to read a whole prompt as it is read when its first `num_tokens` tokens come alone."""
+    return {"prefix_length": min(num_tokens, longest_prefix(model))} if longest_prefix(model) else {}
+
+
+def longest_prefix(model: Any) -> int:
+    """How many tokens the first forward of a model with a prefix (JRT-RNN) reads non-causally; 0 for causal models."""
+    return int(model.config.encoder_length) if "prefix_length" in forward_parameters(model) else 0
+
+
+def _prefix_columns(model: Any, mask: Tensor) -> int:
+    """The columns that hold every row's prefix; a row that is padded on the left has it late."""
+    longest = longest_prefix(model)
+    if not longest:
+        return 0
+    read = mask.cumsum(dim=1)
+    return 1 + int((read < read[:, -1:].clamp_max(longest)).sum(dim=1).max())
 
 
 def reorderable(cache: Any) -> bool:

@@ -55,7 +55,7 @@ def causal_conv1d(
     _check_shapes(x, weight, bias, initial_state)
     tensors = [tensor for tensor in (x, weight, bias, initial_state) if tensor is not None]
     gradients = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if not plain_torch_only():
+    if not plain_torch_only() and not torch.compiler.is_compiling():
         if x.is_cuda and 2 <= weight.shape[1] <= 4 and (package := _package()) is not None:
             return _by_package(package, x, weight, bias, initial_state, silu)
         fits = x.device.type == "cpu" and not gradients and x.dtype != torch.float64
