@@ -1,8 +1,9 @@
 """The operations as torch sees them: registered, so that autograd, `torch.compile(fullgraph=True)` and fake tensors
 work.
 
-Inputs are made contiguous here, because gradients arrive expanded (stride 0), and autocast is off inside: states and
-sums are float32 whatever the surrounding code does.
+States and gradients are made contiguous here, because gradients arrive expanded (stride 0); queries, keys and values
+are read as they lie, as long as their last dimension is dense. Autocast is off inside: states and sums are float32
+whatever the surrounding code does.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jrt.kernels.taylor import torch_path
 from jrt.kernels.taylor.features import TaylorState, compute_dtype, num_features
+from jrt.kernels.taylor.paths import implementation
 
 
 def _ready(*tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _readable(*tensors: Tensor) -> list[Tensor]:
+    return [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
 
 
 def _pair(values: Tensor | None, normalizer: Tensor | None) -> TaylorState | None:
@@ -35,9 +40,10 @@ def _state_shapes(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("jrt::taylor_state", mutates_args=())
 def taylor_state(k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    k, v, mask = _ready(k, v, mask)
+    k, v = _readable(k, v)
+    (mask,) = _ready(mask)
     with torch.autocast(k.device.type, enabled=False):
-        return tuple(torch_path.state(k, v, mask))  # type: ignore[return-value]
+        return tuple(implementation(k).state(k, v, mask))  # type: ignore[return-value]
 
 
 @taylor_state.register_fake
@@ -49,9 +55,10 @@ def _(k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 def taylor_state_gradient(
     d_values: Tensor, d_normalizer: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    d_values, d_normalizer, k, v, mask = _ready(d_values, d_normalizer, k, v, mask)
+    k, v = _readable(k, v)
+    d_values, d_normalizer, mask = _ready(d_values, d_normalizer, mask)
     with torch.autocast(k.device.type, enabled=False):
-        return torch_path.state_gradient(d_values, d_normalizer, k, v, mask)
+        return implementation(k).state_gradient(d_values, d_normalizer, k, v, mask)
 
 
 @taylor_state_gradient.register_fake
@@ -82,9 +89,10 @@ def taylor_attention(
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(o, denominator, values, normalizer)"""
-    q, k, v, values, normalizer, mask = _ready(q, k, v, values, normalizer, mask)
+    q, k, v = _readable(q, k, v)
+    values, normalizer, mask = _ready(values, normalizer, mask)
     with torch.autocast(k.device.type, enabled=False):
-        o, denominator, final = torch_path.forward(q, k, v, _pair(values, normalizer), mask, scale, epsilon)
+        o, denominator, final = implementation(k).forward(q, k, v, _pair(values, normalizer), mask, scale, epsilon)
     return o, denominator, final.values, final.normalizer
 
 
@@ -119,10 +127,11 @@ def taylor_attention_gradient(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(dq, dk, dv, gradient of the initial values, of the initial normalizer)"""
-    d_o, d_values, d_normalizer, q, k, v = _ready(d_o, d_values, d_normalizer, q, k, v)
-    values, normalizer, mask, o, denominator = _ready(values, normalizer, mask, o, denominator)
+    q, k, v = _readable(q, k, v)
+    d_o, d_values, d_normalizer, values, normalizer = _ready(d_o, d_values, d_normalizer, values, normalizer)
+    mask, o, denominator = _ready(mask, o, denominator)
     with torch.autocast(k.device.type, enabled=False):
-        dq, dk, dv, initial = torch_path.backward(
+        dq, dk, dv, initial = implementation(k).backward(
             d_o,
             TaylorState(d_values, d_normalizer),
             q,
@@ -185,9 +194,10 @@ def taylor_step(
     scale: float,
     epsilon: float,
 ) -> Tensor:
-    q, k, v, mask = _ready(q, k, v, mask)
+    q, k, v = _readable(q, k, v)
+    (mask,) = _ready(mask)
     with torch.autocast(k.device.type, enabled=False):
-        return torch_path.step(q, k, v, values, normalizer, mask, scale, epsilon)
+        return implementation(k).step(q, k, v, values, normalizer, mask, scale, epsilon)
 
 
 @taylor_step.register_fake
