@@ -7,6 +7,7 @@ and `--debug` are added by the command line.
 
 BENCHES = {
     "ask_many": "20 questions about one document: read once, or once for every question.",
+    "flops": "Operations that segments with a memory save (RMT's FLOPs figure), and a small model measured.",
     "generate": "Reader.generate against model.generate on the same ids.",
     "kernels": "Taylor linear attention against its quadratic form and causal softmax attention, on a CPU.",
     "scan": "Prefill of a Mamba by every scan there is, against transformers' own and against none.",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +43,9 @@ class Report(BaseModel):
         name: the benchmark's.
         target: what was promised, in words.
         settings: the options of the run.
-        rows: measurements, each a flat dictionary; the keys are the table's columns.
+        rows: measurements, each a flat dictionary; the keys are the table's columns (rows with other keys make
+            a table of their own).
+        formats: how numbers of a column are shown, e.g. {"OPT-125M": ".2f"}; other numbers have three digits.
         notes: what one has to know to read the table.
         command: what to type to measure again.
         created: when, in UTC, ISO 8601.
@@ -55,19 +59,21 @@ class Report(BaseModel):
     target: str
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
+    formats: dict[str, str] = {}
     notes: str = ""
     command: str = ""
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = Field(default_factory=_versions)
     machine: dict[str, Any] = Field(default_factory=machine)
 
-    def columns(self) -> list[str]:
-        """Every key of the rows, in the order in which they first appear."""
-        return list(dict.fromkeys(key for row in self.rows for key in row))
-
-    def cells(self) -> list[list[str]]:
-        """The table's rows; numbers with three significant digits."""
-        return [[_cell(row.get(column)) for column in self.columns()] for row in self.rows]
+    def tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
+        """(columns, cells) of every run of rows that have the same columns."""
+        for columns, rows in itertools.groupby(self.rows, key=list):
+            styles = [self.formats.get(column, ".3g") for column in columns]
+            yield (
+                columns,
+                [[_cell(value, style) for value, style in zip(row.values(), styles, strict=True)] for row in rows],
+            )
 
     def save(self, path: Path) -> None:
         """Writes the report as JSON, in one step."""
@@ -75,10 +81,10 @@ class Report(BaseModel):
         write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, style: str) -> str:
     if value is None:
         return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return format(value, style) if isinstance(value, float) else str(value)
 
 
 def _processor() -> str:

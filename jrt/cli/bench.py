@@ -87,7 +87,10 @@ def _command(name: str, run: Callable[..., Any]) -> Callable[..., None]:
         if json:
             print_json(report.model_dump(mode="json"))
             return
-        print_table(f"{name} (target: {report.target})", report.columns(), report.cells(), report.notes)
+        title, tables = f"{name} (target: {report.target})", list(report.tables())
+        for number, (columns, cells) in enumerate(tables):
+            last = number == len(tables) - 1
+            print_table("" if number else title, columns, cells, report.notes if last else "")
 
     own = inspect.signature(run, eval_str=True)
     ours = [
