@@ -41,14 +41,26 @@ class MQAR(GeneratedTask):
     def generate(self, generator: random.Random, name: str) -> Item:
         _check(self.vocab_size, self.num_pairs)
         half, width = self.vocab_size // 2, len(str(self.vocab_size))
-        keys = [f"k{key:0{width}}" for key in generator.sample(range(1, half), self.num_pairs)]
-        values = [f"v{value:0{width}}" for value in generator.sample(range(half, self.vocab_size), self.num_pairs)]
+        keys = [_symbol(key, half, width) for key in generator.sample(range(1, half), self.num_pairs)]
+        drawn = generator.sample(range(half, self.vocab_size), self.num_pairs)
+        values = [_symbol(value, half, width) for value in drawn]
         asked = generator.randrange(self.num_pairs)
         context = " ".join(f"{key} {value}" for key, value in zip(keys, values, strict=True))
         return Item(name, context, keys[asked], (values[asked],), {"asked": asked})
 
     def plan(self, item: Item, method: JRTPrompt) -> Plan:
         return method.plan(item.context, Query(f"What follows {item.question}?", item.question, joint=" "))
+
+    def symbols(self) -> list[str]:
+        """Every key and value, as it is written."""
+        half, width = self.vocab_size // 2, len(str(self.vocab_size))
+        return [_symbol(number, half, width) for number in range(1, self.vocab_size)]
+
+    def more_questions(self, item: Item) -> list[tuple[str, str]]:
+        """The other keys of an item and their values, the last pair first: a row to train on asks for all of them."""
+        words = item.context.split()
+        pairs = list(zip(words[::2], words[1::2], strict=True))
+        return [(key, value) for key, value in reversed(pairs) if key != item.question]
 
 
 def mqar_arrays(
@@ -110,6 +122,10 @@ def mqar_arrays(
 def _draws(generator: np.random.Generator, count: int, size: int, high: int) -> NDArray[np.int64]:
     """`size` different numbers below `high` in every one of `count` rows."""
     return np.array([generator.choice(high, size, replace=False) for _ in range(count)], dtype=np.int64)
+
+
+def _symbol(number: int, half: int, width: int) -> str:
+    return f"{'k' if number < half else 'v'}{number:0{width}}"
 
 
 def _check(vocab_size: int, num_pairs: int) -> None:

@@ -21,6 +21,7 @@ BUILT_IN = {
     "mqar": "jrt.evals.tasks.mqar:MQAR",
     "nq": "jrt.evals.tasks.nq:NQ",
     "passkey": "jrt.evals.tasks.passkey:Passkey",
+    "set_disjointness": "jrt.evals.tasks.set_disjointness:SetDisjointness",
     "squad": "jrt.evals.tasks.squad:SQuAD",
     "swde": "jrt.evals.tasks.swde:SWDE",
     "triviaqa": "jrt.evals.tasks.triviaqa:TriviaQA",

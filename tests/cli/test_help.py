@@ -19,7 +19,15 @@ from jrt.cli.app import app
 from jrt.cli.failures import EXIT_CODES
 from jrt.cli.options import DEFAULT_MODEL
 
-COMMANDS = {"ask": "ask", "read": "read", "eval": "evaluate", "doctor": "doctor", "ls": "ls", "bench": "bench"}
+COMMANDS = {
+    "ask": "ask",
+    "read": "read",
+    "eval": "evaluate",
+    "doctor": "doctor",
+    "ls": "ls",
+    "bench": "bench",
+    "train": "train",
+}
 
 
 def test_help_takes_under_half_a_second_of_processor_time() -> None:

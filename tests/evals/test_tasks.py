@@ -29,7 +29,7 @@ from jrt.methods import parse_method
 from jrt.prompts import render
 from jrt.training.facts import documents
 
-GENERATED = ["facts", "kv_retrieval", "mqar", "passkey"]
+GENERATED = ["facts", "kv_retrieval", "mqar", "passkey", "set_disjointness"]
 RECALL = ["drop", "fda", "nq", "squad", "swde", "triviaqa"]
 PUBLISHED: dict[str, dict[str, Any]] = {
     "fda": {"key": "device name", "value": "Galvo 2", "text": "Purpose: none. Device name: Galvo 2"},

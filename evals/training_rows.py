@@ -1,0 +1,105 @@
+"""Rows to train on from a task: its prompts, its answers, and the loss on the answers alone.
+
+The prompts are those of an evaluation, rendered by the same methods, so what is trained is what is measured. Training
+items are drawn under other names than the items of any evaluation, and a task whose items must not overlap either draws
+them itself (`training_item`).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+from jrt.errors import InvalidOptionError, TokenizerError
+from jrt.evals.items import Item
+from jrt.evals.prepare import named_methods
+from jrt.evals.tasks.base import GeneratedTask
+from jrt.evals.tasks.registry import known_tasks, parse_task, task_class
+from jrt.methods import Method
+from jrt.prompts import JRTPrompt
+from jrt.tokens import encode, encode_after
+from jrt.training.rows import IGNORED, Row, Split
+from jrt.training.words import word_tokenizer, words_of
+
+_SAMPLE = 16
+"""Items whose prompts are looked through for words that are no symbols."""
+
+
+class TaskRows:
+    """The rows of one task.
+
+    Args:
+        task: its shorthand.
+        methods: the prompt formats, with commas between them; row i has format i modulo their number.
+        seed: of the items.
+
+    Raises:
+        UnknownNameError: there is no such task or method.
+        InvalidOptionError: the task has questions about given documents only, which are for evaluation.
+    """
+
+    def __init__(self, task: str, methods: str, seed: int) -> None:
+        self.task: Any = parse_task(task)
+        self.seed = seed
+        self.prompts: list[JRTPrompt] = [_prompting(named.method) for named in named_methods(methods)]
+        self._tokenizer: Any = None
+        if not isinstance(self.task, GeneratedTask) and not hasattr(self.task, "training_item"):
+            able = [name for name in known_tasks() if issubclass(task_class(name), GeneratedTask)]
+            raise InvalidOptionError(
+                f"The task {self.task.name} has a fixed set of questions, which are there to evaluate with.",
+                f"Tasks to train on: {', '.join(sorted(able))}.",
+            )
+
+    def with_tokenizer(self, tokenizer: Any) -> tuple[TaskRows, Any]:
+        """These rows in the words of a tokenizer; None makes one of the task's own symbols.
+
+        Raises:
+            TokenizerError: there is no tokenizer, and the task's words are not a fixed list.
+        """
+        if tokenizer is None:
+            if not hasattr(self.task, "symbols"):
+                raise TokenizerError(
+                    f"Rows of {self.task.name} are text, and there is no tokenizer.",
+                    "Pass --tokenizer NAME.",
+                )
+            samples = [self._prompt(self._item("train", index), index) for index in range(_SAMPLE * len(self.prompts))]
+            tokenizer = word_tokenizer([*words_of(samples), *self.task.symbols()])
+        self._tokenizer = tokenizer
+        return self, tokenizer
+
+    def __call__(self, split: Split, index: int, length: int) -> Row:
+        """Row `index`; how long it is depends on the task, and not on `length`."""
+        item = self._item(split, index)
+        prompt = self._prompt(item, index)
+        ids = encode(self._tokenizer, prompt, special=True)
+        text, prefix_length, labels = prompt, len(ids), [IGNORED] * len(ids)
+        more = self.task.more_questions(item) if hasattr(self.task, "more_questions") else []
+        for cue, answer in [("", item.answers[0]), *more]:
+            for piece, asked in ((cue, False), (answer, True)):
+                if piece:
+                    spaced = piece if text[-1:].isspace() else " " + piece
+                    new = encode_after(self._tokenizer, text, spaced)
+                    ids, text = ids + new, text + spaced
+                    labels += new if asked else [IGNORED] * len(new)
+        if self._tokenizer.eos_token_id is not None:
+            ids, labels = [*ids, self._tokenizer.eos_token_id], [*labels, self._tokenizer.eos_token_id]
+        return Row(index, np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64), prefix_length)
+
+    def _item(self, split: Split, index: int) -> Item:
+        name = f"{self.task.name}-{split}-{self.seed}-{index}"
+        draw = getattr(self.task, "training_item", None) or self.task.generate
+        item: Item = draw(random.Random(f"{self.task}/{name}"), name)
+        return item
+
+    def _prompt(self, item: Item, index: int) -> str:
+        return str(self.task.plan(item, self.prompts[index % len(self.prompts)]).text)
+
+
+def _prompting(method: Method) -> JRTPrompt:
+    if not isinstance(method, JRTPrompt):
+        raise InvalidOptionError(
+            f"{method} does not say how a prompt is written.", "Name prompt formats, such as once or once,twice."
+        )
+    return method

@@ -1,0 +1,362 @@
+"""A training run: one folder, one kind, one or more stages, and the same weights whether it was stopped or not.
+
+    DIR/settings.json                      what the run was told
+    DIR/tokens.bin                         the tokens of its text
+    DIR/checkpoints/STAGE/checkpoint-N/    a model that jrt.load reads, with the state of optimizer and schedule
+    DIR/model/                             the trained model, for jrt.load
+    DIR/training.json                      settings, losses, seconds and versions
+
+Several processes: `accelerate launch -m jrt train ...` or `torchrun -m jrt train ...`, with the same options on each.
+`batch_size` counts the rows of all of them, and which rows a step reads does not depend on their number, so two
+processes train what one does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import random
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import transformers
+
+import jrt
+from jrt.errors import DataFormatError, InvalidOptionError, JRTError, MissingDependencyError
+from jrt.files import only_writer, write_text
+from jrt.training.kinds import kind_class
+from jrt.training.kinds.base import Kind
+from jrt.training.rows import Rows, Stage
+from jrt.training.settings import Settings
+from jrt.training.text import TextRows, write_tokens
+from jrt.training.trainer import FINISHED, StageRows, StageTrainer, checkpoints, put_in_place
+
+TaskRows = Callable[[Any], tuple[Rows, Any]]
+"""From a tokenizer, or None, to the rows of a task and the tokenizer that they are written in."""
+Report = Callable[[str, dict[str, float]], None]
+"""Called with the name of the stage and what was measured."""
+Result = TypeVar("Result")
+_CHECKPOINTS, _MODEL, _RECORD = "checkpoints", "model", "training.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run gives.
+
+    Attributes:
+        folder: the model, for `jrt.load`.
+        log: what was measured in each stage.
+        seconds: of this call; a resumed run counts from where it was resumed.
+    """
+
+    folder: Path
+    log: dict[str, list[dict[str, float]]]
+    seconds: float
+
+
+def train(
+    kind: str,
+    settings: Settings,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    task_rows: TaskRows | None = None,
+    report: Report | None = None,
+) -> Trained:
+    """Trains a model and saves it to `out/model`.
+
+    Args:
+        kind: what is trained, a name in `jrt.training.kinds.KINDS`.
+        settings: of the kind's own class.
+        out: the folder of the run.
+        resume: go on where the run in `out` was stopped; a folder without a run is started.
+        task_rows: where the rows of `settings.task` come from.
+        report: is told what is logged, in the first process.
+
+    Raises:
+        UnknownNameError: there is no such kind.
+        InvalidOptionError: the folder is not empty and `resume` is not given, or options do not fit together.
+        StateMismatchError: the run in the folder has other settings.
+        EmptyInputError: there is too little text.
+
+    Example:
+        >>> train("based", OwnSettings(text=["book.txt"], tokenizer="gpt2", config={"hidden_size": 256}), "run")
+    """
+    if transformers.utils.is_accelerate_available() is False:
+        raise MissingDependencyError("Training needs accelerate.", 'Type pip install "just-read-twice[train]".')
+    started, out = time.perf_counter(), Path(out)
+    wanted = kind_class(kind)
+    with _random_state_kept(), _quiet_transformers():
+        torch.manual_seed(settings.seed)
+        run = _Run(wanted(settings), out, report)
+        with only_writer(out) if run.first_process(lambda: run.open(kind, resume)) else nullcontext():
+            run.prepare(task_rows)
+            log = run.stages()
+            run.first_process(lambda: run.finish(kind, log, time.perf_counter() - started))
+    return Trained(out / _MODEL, log, time.perf_counter() - started)
+
+
+class _Run:
+    """One run in this process."""
+
+    def __init__(self, kind: Kind, out: Path, report: Report | None) -> None:
+        from accelerate import PartialState
+
+        self.kind, self.out, self.report = kind, out, report
+        self.settings: Any = kind.settings
+        self.processes = PartialState(cpu=self.settings.device == "cpu")
+        self.model: Any = None
+        self.rows: Any = None
+
+    def first_process(self, function: Callable[[], Result]) -> Result | None:
+        """Calls a function in the first process while the others wait; its error ends all of them.
+
+        Returns:
+            What it returns, in the first process; None in the others.
+        """
+        from accelerate.utils import broadcast_object_list
+
+        result, error = None, None
+        if self.processes.is_main_process:
+            try:
+                result = function()
+            except Exception as raised:
+                error = raised
+        if self.processes.num_processes > 1:
+            told = [None if error is None else (type(error), error.args, getattr(error, "hint", ""))]
+            broadcast_object_list(told)
+            if told[0] is not None and error is None:
+                error = _same_error(*told[0])
+        if error is not None:
+            raise error
+        return result
+
+    def open(self, kind: str, resume: bool) -> bool:
+        """Makes or checks the folder; True, so that its one writer is known."""
+        if self.out.exists() and not self.out.is_dir():
+            raise InvalidOptionError(f"{self.out} is a file.", "Pass a folder.")
+        held = {entry.name for entry in self.out.iterdir()} - {".lock"} if self.out.exists() else set()
+        if held and not resume:
+            raise InvalidOptionError(
+                f"{self.out} is not empty: it holds {min(held)}.",
+                "Choose another folder, or add --resume to go on there.",
+            )
+        self.out.mkdir(parents=True, exist_ok=True)
+        if held:
+            self.settings.check_same(self.out, kind)
+        else:
+            self.settings.save(self.out, kind)
+        for unfinished in self.out.glob(f"{_CHECKPOINTS}/*/.unfinished"):
+            shutil.rmtree(unfinished)
+        return True
+
+    def prepare(self, task_rows: TaskRows | None) -> None:
+        """Tokenizer, rows and model."""
+        kind = self.kind
+        kind.tokenizer = kind.find_tokenizer()
+        if self.settings.task is not None:
+            if task_rows is None:
+                raise InvalidOptionError(f"Where do rows of {self.settings.task} come from?", "Pass task_rows.")
+            self.rows, kind.tokenizer = task_rows(kind.tokenizer)
+        self.model = kind.build()
+        if self.settings.task is None:
+            path = self.out / "tokens.bin"
+            self.first_process(lambda: None if path.exists() else write_tokens(self.settings, kind.tokenizer, path))
+            longest = kind.longest(self.model)
+            self.rows = TextRows(path, self.settings.seed, self.settings.validation_share, longest)
+
+    def stages(self) -> dict[str, list[dict[str, float]]]:
+        """Trains every stage that is not finished; what was measured in each."""
+        stages = self.kind.stages()
+        total = sum(stage.steps for stage in stages)
+        begun = [index for index, stage in enumerate(stages) if checkpoints(self._checkpoints(stage))]
+        first = begun[-1] if begun else 0
+        log = {stage.name: _log_of(checkpoints(self._checkpoints(stage))[-1]) for stage in stages[:first]}
+        previous = checkpoints(self._checkpoints(stages[first - 1]))[-1] if first else None
+        for index in range(first, len(stages)):
+            stage, done = stages[index], checkpoints(self._checkpoints(stages[index]))
+            before = sum(earlier.steps for earlier in stages[:index])
+            if done and (done[-1] / FINISHED).exists():
+                self.kind.load_weights(self.model, done[-1])
+            else:
+                self._train(stage, index, (before, total), previous, done[-1] if done else None)
+            previous = checkpoints(self._checkpoints(stage))[-1]
+            log[stage.name] = _log_of(previous)
+        return log
+
+    def _train(
+        self, stage: Stage, index: int, schedule: tuple[int, int], previous: Path | None, checkpoint: Path | None
+    ) -> None:
+        """One stage, from a checkpoint of it or from the end of the stage before."""
+        settings, restart = self.settings, getattr(self.settings, "restart_optimizer", True)
+        if previous is not None and checkpoint is None:
+            self.kind.load_weights(self.model, previous)
+
+        def length(row: int) -> int:
+            return self.kind.length(self.model, stage, row // settings.batch_size)
+
+        first = schedule[0] * settings.batch_size
+        count = stage.steps * settings.batch_size
+        extra = self.kind.callbacks(self.out)
+        evaluation = settings.evaluation_rows if settings.validation_share or settings.task else 0
+        trainer = StageTrainer(
+            self.kind,
+            self.model,
+            stage,
+            self._arguments(stage, index, bool(evaluation)),
+            StageRows(self.rows, "train", count, first, length),
+            StageRows(self.rows, "validation", evaluation, 0, length) if evaluation else None,
+            (0, stage.steps) if restart else schedule,
+            [_Reports(self.report, stage), _EndsEarly(stage), _ClipsValues(settings.clip_value), *extra],
+        )
+        if previous is not None and checkpoint is None and not restart:
+            trainer.create_optimizer().load_state_dict(torch.load(previous / "optimizer.pt", weights_only=True))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    def _arguments(self, stage: Stage, index: int, evaluates: bool) -> transformers.TrainingArguments:
+        settings = self.settings
+        micro, accumulate = self._micro_batch()
+        return transformers.TrainingArguments(
+            output_dir=str(self._checkpoints(stage)),
+            max_steps=stage.steps,
+            per_device_train_batch_size=micro,
+            per_device_eval_batch_size=micro,
+            gradient_accumulation_steps=accumulate,
+            max_grad_norm=settings.clip_norm,
+            bf16=settings.bf16,
+            activation_checkpointing=settings.checkpoint_activations,
+            use_cpu=settings.device == "cpu",
+            seed=settings.seed + index,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            label_names=["labels"],
+            prediction_loss_only=True,
+            logging_steps=settings.log_every,
+            logging_nan_inf_filter=False,
+            eval_strategy="steps" if evaluates else "no",
+            eval_steps=settings.evaluate_every,
+            save_strategy="steps",
+            save_steps=settings.save_every,
+            ddp_find_unused_parameters=self.kind.unused_weights,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            report_to="none",
+            disable_tqdm=True,
+        )
+
+    def _micro_batch(self) -> tuple[int, int]:
+        """Rows that a process reads at once, and how often it does before a step."""
+        share, rest = divmod(self.settings.batch_size, self.processes.num_processes)
+        micro = self.settings.micro_batch_size or share
+        if rest or not share or share % micro:
+            raise InvalidOptionError(
+                f"A batch of {self.settings.batch_size} rows cannot be shared by {self.processes.num_processes} "
+                f"processes that read {micro} at once.",
+                "Choose batch_size as a multiple of processes x micro_batch_size.",
+            )
+        return micro, share // micro
+
+    def _checkpoints(self, stage: Stage) -> Path:
+        return self.out / _CHECKPOINTS / stage.name
+
+    def finish(self, kind: str, log: dict[str, list[dict[str, float]]], seconds: float) -> None:
+        """The model in its place, and the record of the run beside it."""
+        written = self.out / f".{_MODEL}"
+        shutil.rmtree(written, ignore_errors=True)
+        self.kind.save(self.model.eval(), written)
+        put_in_place(written, self.out / _MODEL)
+        record = {
+            "kind": kind,
+            "settings": self.settings.model_dump(mode="json"),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "processes": self.processes.num_processes,
+            "seconds": round(seconds, 1),
+            "versions": {"jrt": jrt.__version__, "python": platform.python_version()}
+            | {package.__name__: str(package.__version__) for package in (torch, transformers)},
+            "log": log,
+        }
+        write_text(self.out / _RECORD, json.dumps(record, indent=2) + "\n")
+
+
+class _Reports(transformers.TrainerCallback):
+    """Tells the caller what was logged."""
+
+    def __init__(self, report: Report | None, stage: Stage) -> None:
+        self._report, self._stage = report, stage
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self._report is not None and state.is_world_process_zero and "train_runtime" not in logs:
+            self._report(self._stage.name, {"step": state.global_step, "steps": state.max_steps, **logs})
+
+
+class _EndsEarly(transformers.TrainerCallback):
+    """Ends a stage when an evaluation reaches its target; the step is saved."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        right, loss = metrics.get("eval_accuracy"), metrics.get("eval_loss")
+        accurate = (
+            self._stage.target_accuracy is not None and right is not None and right >= self._stage.target_accuracy
+        )
+        low = self._stage.target_loss is not None and loss is not None and loss <= self._stage.target_loss
+        if accurate or low:
+            control.should_training_stop = control.should_save = True
+
+
+class _ClipsValues(transformers.TrainerCallback):
+    """Cuts every number of a gradient to a range, where the run asks for it."""
+
+    def __init__(self, highest: float) -> None:
+        self._highest = highest
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self._highest:
+            torch.nn.utils.clip_grad_value_(model.parameters(), self._highest)
+
+
+def _same_error(owner: type[Exception], arguments: tuple[Any, ...], hint: str) -> Exception:
+    return owner(arguments[0], hint) if issubclass(owner, JRTError) else owner(*arguments)
+
+
+def _log_of(checkpoint: Path) -> list[dict[str, float]]:
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataFormatError(f"{checkpoint} is no whole checkpoint: {error}.", "Delete it and resume.") from None
+    return list(state["log_history"])
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """The Trainer seeds every generator there is; afterwards they are as they were."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hides warnings that are about how the Trainer is used here, not about the run."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+        logger = logging.getLogger("accelerate.utils.other")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

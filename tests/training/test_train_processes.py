@@ -1,0 +1,70 @@
+"""Two processes (gloo) train what one process trains: the same rows in each step, the same weights at the end."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import child
+from safetensors.torch import load_file
+
+from jrt.errors import InvalidOptionError
+from jrt.training.kinds import kind_class
+from jrt.training.run import train
+
+
+def pair(spec: dict[str, Any], weights: list[Path]) -> list[tuple[int, str]]:
+    """Two processes that know of each other, as torchrun starts them; exit code and output of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        child(
+            {**spec, "weights": weights[rank]},
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE="2",
+            LOCAL_WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+
+
+def test_two_processes_train_what_one_trains(options: dict[str, Any], tmp_path: Path) -> None:
+    weights = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    ended = pair({"kind": "jrt-rnn", "settings": options, "out": tmp_path / "two"}, weights)
+    assert [code for code, _ in ended] == [0, 0], ended
+    first, second = (load_file(path) for path in weights)
+    settings = kind_class("jrt-rnn").settings_class(**options)
+    one = load_file(train("jrt-rnn", settings, tmp_path / "one").folder / "model.safetensors")
+    saved = load_file(tmp_path / "two" / "model" / "model.safetensors")
+    for name, tensor in one.items():
+        assert torch.equal(first[name], second[name]) and torch.equal(first[name], saved[name]), name
+        torch.testing.assert_close(saved[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_an_error_of_the_first_process_ends_both(options: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "letter.txt").write_text("mine")
+    spec = {"kind": "based", "settings": options, "out": tmp_path / "used"}
+    for code, output in pair(spec, [tmp_path / "a", tmp_path / "b"]):
+        assert code == 1 and "it holds letter.txt" in output, output
+
+
+def test_accumulated_gradients_are_those_of_one_batch(options: dict[str, Any], tmp_path: Path) -> None:
+    results = []
+    for name, micro in (("whole", None), ("parts", 2)):
+        settings = kind_class("based").settings_class(**options, micro_batch_size=micro)
+        results.append(load_file(train("based", settings, tmp_path / name).folder / "model.safetensors"))
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=0, atol=1e-5)
+    settings = kind_class("based").settings_class(**options, micro_batch_size=3)
+    with pytest.raises(InvalidOptionError, match="cannot be shared by 1 processes that read 3 at once"):
+        train("based", settings, tmp_path / "thirds")
