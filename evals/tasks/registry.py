@@ -14,13 +14,17 @@ from jrt.evals.tasks.base import Task
 from jrt.methods import split_methods
 
 BUILT_IN = {
+    "babilong": "jrt.evals.tasks.babilong:BABILong",
+    "detect": "jrt.evals.tasks.detect:Detect",
     "drop": "jrt.evals.tasks.drop:Drop",
     "facts": "jrt.evals.tasks.facts:Facts",
     "fda": "jrt.evals.tasks.fda:FDA",
     "kv_retrieval": "jrt.evals.tasks.kv_retrieval:KVRetrieval",
+    "memorize": "jrt.evals.tasks.memorize:Memorize",
     "mqar": "jrt.evals.tasks.mqar:MQAR",
     "nq": "jrt.evals.tasks.nq:NQ",
     "passkey": "jrt.evals.tasks.passkey:Passkey",
+    "reason": "jrt.evals.tasks.reason:Reason",
     "set_disjointness": "jrt.evals.tasks.set_disjointness:SetDisjointness",
     "squad": "jrt.evals.tasks.squad:SQuAD",
     "swde": "jrt.evals.tasks.swde:SWDE",

@@ -29,7 +29,7 @@ from jrt.methods import parse_method
 from jrt.prompts import render
 from jrt.training.facts import documents
 
-GENERATED = ["facts", "kv_retrieval", "mqar", "passkey", "set_disjointness"]
+GENERATED = ["detect", "facts", "kv_retrieval", "memorize", "mqar", "passkey", "reason", "set_disjointness"]
 RECALL = ["drop", "fda", "nq", "squad", "swde", "triviaqa"]
 PUBLISHED: dict[str, dict[str, Any]] = {
     "fda": {"key": "device name", "value": "Galvo 2", "text": "Purpose: none. Device name: Galvo 2"},
@@ -64,7 +64,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def test_every_name_gives_its_task() -> None:
-    assert sorted(known_tasks()) == sorted(GENERATED + RECALL)
+    assert sorted(known_tasks()) == sorted(["babilong", *GENERATED, *RECALL])
     for name in known_tasks():
         task = parse_task(name)
         assert task.name == str(task) == name and task.version >= 1 and task.summary

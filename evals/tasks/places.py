@@ -1,0 +1,70 @@
+"""What `memorize`, `detect` and `reason` have in common: passages of facts about six places as items.
+
+The generator is the one that the embedded memory model is trained with (`jrt.training.places`); here it draws held-out
+facts unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from jrt.errors import InputNotFoundError
+from jrt.evals.items import Item
+from jrt.evals.tasks.base import GeneratedTask
+from jrt.training.places import Distractors, Kind, Passages, Split
+
+
+class PlacesTask(GeneratedTask):
+    """A task of arXiv 2304.11062, section 4.
+
+    Document and question together are `num_segments * segment_length` words and marks; a length in tokens is
+    `num_segments=1,segment_length=TOKENS`.
+
+    Attributes:
+        num_segments: how long the text is, in segments.
+        segment_length: words and marks in a segment.
+        split: which facts; `train` are those that the embedded models were trained with.
+        text: a text file to hide the facts in; None hides them in generated sentences.
+    """
+
+    kind: ClassVar[Kind]
+
+    num_segments: int = Field(default=4, ge=1, strict=True)
+    segment_length: int = Field(default=499, ge=1, strict=True)
+    split: Split = "heldout"
+    text: str | None = None
+
+    def generate(self, generator: random.Random, name: str) -> Item:
+        passages = _passages(self.kind, self.split, self.text)
+        passage = passages.draw(
+            np.random.default_rng(generator.getrandbits(128)), self.num_segments * self.segment_length
+        )
+        extras = {
+            "facts": list(passage.facts),
+            "offsets": list(passage.offsets),
+            "segments": [offset // self.segment_length for offset in passage.offsets],
+            "asked": passage.asked,
+        }
+        context = passages.text(passage.pieces[: -passage.question_length])
+        return Item(name, context, passage.question, (passage.answer,), extras)
+
+
+@cache
+def _passages(kind: Kind, split: Split, text: str | None) -> Passages:
+    return Passages(kind, split, _distractors(text))
+
+
+@cache
+def _distractors(text: str | None) -> Distractors:
+    if text is None:
+        return Distractors()
+    path = Path(text)
+    if not path.is_file():
+        raise InputNotFoundError(f"There is no text file {path}.", "Give text=FILE, a plain text in UTF-8.")
+    return Distractors(path.read_text(encoding="utf-8"))
