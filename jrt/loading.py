@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from importlib.resources import files
 from pathlib import Path
@@ -165,6 +166,7 @@ def _from_pretrained(
     from transformers import AutoTokenizer
 
     try:
+        _register_own(source, options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
         return _class(model_class).from_pretrained(source, dtype=dtype, **options), tokenizer
     except OSError as error:
@@ -184,15 +186,28 @@ def _from_pretrained(
         ) from error
 
 
+def _register_own(source: str, options: dict[str, Any]) -> None:
+    """Tells transformers' Auto classes about Based and JRT-RNN, where the model is one of them."""
+    from transformers import PreTrainedConfig
+
+    if "gguf_file" in options:
+        return  # a format that has none of ours
+    config, _ = PreTrainedConfig.get_config_dict(source, **options)
+    if str(config.get("model_type")).startswith("jrt_"):
+        from jrt.models import register
+
+        register()
+
+
 def _class(name: str) -> Any:
-    """A model class of transformers by name.
+    """A model class by name, of transformers or ours.
 
     Raises:
-        UnsupportedModelError: there is none.
+        UnsupportedModelError: neither has it.
     """
     import transformers
 
-    found = getattr(transformers, name, None)
+    found = getattr(transformers, name, None) or getattr(importlib.import_module("jrt.models"), name, None)
     if not hasattr(found, "from_pretrained"):
         raise UnsupportedModelError(
             f"transformers {transformers.__version__} has no model class {name}.", "Install the version that has it."
