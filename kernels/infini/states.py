@@ -1,0 +1,64 @@
+"""The memory before every segment, all segments of a call at once.
+
+A segment changes the memory by M' = P M + N with N = sum sigma(k) v^T and, for the delta rules, the (D, D) matrix
+P = 1 - sum sigma(k) sigma(k)^T / (sigma(k) z + epsilon) of its keys. z does not depend on M, so every P and N is known
+before the first product of two states: only (D, D) times (D, Dv) is sequential. The linear rule has P = 1 and needs
+sums only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jrt.kernels.infini.features import InfiniState, Rule
+from jrt.kernels.infini.reference import unknown_share
+
+
+def states(
+    sigma_k: Tensor, weight: Tensor | None, value: Tensor, state: InfiniState, rule: Rule, epsilon: float
+) -> InfiniState:
+    """The state before each of n segments, and after the last.
+
+    Args:
+        sigma_k: features of the keys, `(B, Hkv, n, S, D)`, in the state's type.
+        weight: how much of each is written, `(B, Hkv, n, S)`; None means all.
+        value: `(B, Hkv, n, S, Dv)`, in the state's type.
+        state: what the first segment finds.
+        rule: how a segment is written.
+        epsilon: added to the denominators.
+
+    Returns:
+        memories `(B, Hkv, n + 1, D, Dv)` and normalisers `(B, Hkv, n + 1, D)`.
+    """
+    written = sigma_k if weight is None else sigma_k * weight[..., None]
+    added = written.mT @ value
+    if rule == "delta_corrected":
+        normalisers = _corrected_normalisers(sigma_k, written, state.normaliser)
+    else:
+        normalisers = _sums(state.normaliser, written.sum(3))
+    if rule == "linear":
+        return InfiniState(_sums(state.memory, added), normalisers)
+    inverse = 1 / (sigma_k @ normalisers[:, :, :-1, :, None] + epsilon)
+    return InfiniState(_affine(state.memory, written.mT @ (sigma_k * inverse), added), normalisers)
+
+
+def _sums(first: Tensor, added: Tensor) -> Tensor:
+    """first, first + added_1, first + added_1 + added_2, ... along dimension 2."""
+    return torch.cat([first[:, :, None], first[:, :, None] + added.cumsum(2)], 2)
+
+
+def _corrected_normalisers(sigma_k: Tensor, written: Tensor, first: Tensor) -> Tensor:
+    """z before each segment and after the last when a key counts only as far as z does not count it yet."""
+    found = [first]
+    for keys, weighted in zip(sigma_k.unbind(2), written.unbind(2), strict=True):
+        found.append(found[-1] + (weighted * unknown_share(keys, found[-1])).sum(2))
+    return torch.stack(found, 2)
+
+
+def _affine(first: Tensor, removed: Tensor, added: Tensor) -> Tensor:
+    """M' = M - removed M + added, along dimension 2, beginning with `first`."""
+    found = [first]
+    for minus, plus in zip(removed.unbind(2), added.unbind(2), strict=True):
+        found.append(found[-1] - minus @ found[-1] + plus)
+    return torch.stack(found, 2)
