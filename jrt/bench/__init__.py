@@ -10,6 +10,8 @@ BENCHES = {
     "flops": "Operations that segments with a memory save (RMT's FLOPs figure), and a small model measured.",
     "generate": "Reader.generate against model.generate on the same ids.",
     "kernels": "Taylor linear attention against its quadratic form and causal softmax attention, on a CPU.",
+    "memory": "What a model keeps of what it read: key-value cache against Infini-attention's state.",
     "scan": "Prefill of a Mamba by every scan there is, against transformers' own and against none.",
+    "synthetics": "Memory against accuracy and the order of the input, by small models trained from nothing.",
 }
 """Every benchmark by name, with what it measures."""
