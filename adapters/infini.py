@@ -1,0 +1,65 @@
+"""Infini-attention on a decoder of transformers: local attention in segments, and a memory of all segments before.
+
+Paper: Leave No Context Behind, 2404.07143. The base model's modules and classes stay as they are; while a forward of
+ours lasts, its attention runs through `WindowAttention`. What is learned beside the base is one gate for every query
+head of every layer with a memory, and the write gates where they are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from jrt.kernels.infini.features import FeatureMap, Rule
+from jrt.methods import Method
+
+
+class InfiniAttention(Method):
+    """A compressive memory beside the local attention of every layer.
+
+    Args:
+        segment_length: tokens that attend to each other; what is before them is in the memory only.
+        rule: how a segment is written: `linear` adds it, `delta` adds what its keys do not read already,
+            `delta_corrected` also keeps the normaliser from counting a key twice, so that writing it again overwrites.
+        feature_map: `elu` is the paper's ELU + 1; `relu` can be exactly zero, and so write exactly nothing.
+        write_gate: learn how much of each token is written, from 1 at the start down to exactly nothing.
+        write_penalty: times what is written of a token in the mean, added to the loss in training. A model that has
+            learned to write nothing of what it does not need keeps its memory over any number of segments.
+        gate_init: the gates' logits at the start. 0 mixes memory and local attention evenly and learns fastest; -4
+            leaves a pretrained model nearly as it is, with a gradient that is still alive.
+        gate_learning_rate: the gates' own learning rate in `parameter_groups`; None is the common one.
+        layers: which layers get a memory; None is every layer that attends to everything, or every layer where each
+            has a window of its own.
+        epsilon: added to the memory's denominators. A read-out that finds less than this is damped towards zero.
+        unroll: through how many segments gradients flow in training; None is all.
+
+    Example:
+        >>> model = jrt.wrap(model, jrt.InfiniAttention(segment_length=2048))
+        >>> model.generate(**tokenizer(long_text, return_tensors="pt"), max_new_tokens=32)
+    """
+
+    kind: ClassVar[str] = "infini"
+
+    segment_length: int = Field(2048, ge=1)
+    rule: Rule = "linear"
+    feature_map: FeatureMap = "elu"
+    write_gate: bool = False
+    write_penalty: float = Field(0.0, ge=0.0)
+    gate_init: float = Field(-4.0, ge=-8.0, le=8.0)
+    gate_learning_rate: float | None = Field(None, gt=0.0)
+    layers: tuple[int, ...] | None = None
+    epsilon: float = Field(1e-3, gt=0.0)
+    unroll: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.layers is not None and (not self.layers or min(self.layers) < 0):
+            raise ValueError("layers names at least one layer, counted from 0")
+        return self
+
+    def adapt(self, model: Any) -> Any:
+        """`model` with a memory, a `jrt.adapters.infini_model.InfiniModel`."""
+        from jrt.adapters.infini_model import InfiniModel
+
+        return InfiniModel(model, self)

@@ -1,0 +1,137 @@
+"""Which logits and labels of a call are wanted, and how the results of its windows become one output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from jrt.adapters.infini_cache import InfiniCache, InfiniLayer
+from jrt.adapters.infini_windows import Window
+
+IGNORED = -100
+"""The label of a token that has no part in the loss, as everywhere in transformers."""
+
+
+@dataclass
+class InfiniOutput(CausalLMOutputWithPast):
+    """What `InfiniModel.forward` returns.
+
+    Attributes:
+        mean_write: what the memory layers write of a token in the mean, in training: the features of its key, or its
+            write gate.
+    """
+
+    mean_write: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a call asks for.
+
+    Attributes:
+        length: T, the columns of the call.
+        targets: the token that follows each one, -100 where it is no part of the loss, `(B, T)`; None for no loss.
+        first: the first column whose logits are returned.
+        logits: whether logits are returned at all.
+    """
+
+    length: int
+    targets: Tensor | None
+    first: int
+    logits: bool
+
+    @classmethod
+    def of(cls, length: int, labels: Tensor | None, logits_to_keep: int, training: bool) -> Wanted:
+        """From the arguments of `forward`."""
+        targets = None if labels is None else F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        first = max(0, length - logits_to_keep) if logits_to_keep else 0
+        return cls(length, targets, first, labels is None or not training)
+
+    def targets_of(self, window: Window) -> Tensor | None:
+        """The targets of a window's tokens, `(B, N)`, on the CPU's or the labels' device."""
+        if self.targets is None:
+            return None
+        columns = window.columns.to(self.targets.device)
+        return self.targets.gather(1, columns).masked_fill(~window.real().to(columns.device), IGNORED)
+
+    def columns_of(self, window: Window, targets: Tensor | None) -> Tensor:
+        """The columns of a window whose logits have to be computed, `(K,)` on the CPU."""
+        needed = window.real() & (window.columns >= self.first) if self.logits else torch.zeros(1, window.length) > 0
+        needed = needed.any(0)
+        if targets is not None:
+            needed = needed | (targets != IGNORED).any(0).cpu()
+        return needed.nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one window gave.
+
+    Attributes:
+        window: its tokens.
+        layers: the state of every layer after it.
+        columns: which of its columns have logits, `(K,)` on the CPU.
+        logits: `(B, K, V)`; None where none are returned.
+        loss: the sum of the cross entropies; None without labels.
+        writes: what each memory layer writes of a token in the mean; empty outside of training.
+    """
+
+    window: Window
+    layers: list[InfiniLayer]
+    columns: Tensor
+    logits: Tensor | None
+    loss: Tensor | None
+    writes: list[Tensor]
+
+
+def sum_of_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross entropies of logits `(B, K, V)` in single precision; targets `(B, K)`."""
+    flat = logits.flatten(0, 1)
+    return F.cross_entropy(flat.float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def combined(
+    parts: Sequence[Part],
+    wanted: Wanted,
+    cache: InfiniCache | None,
+    padded: bool,
+    write_penalty: float,
+    num_items: Tensor | int | None,
+) -> InfiniOutput:
+    """One output of all windows; the mean write counts every window as much as it has tokens."""
+    loss = writes = None
+    tokens = [int(part.window.counts.sum()) for part in parts]
+    if parts and parts[0].writes:
+        means = [torch.stack(part.writes).mean() * count for part, count in zip(parts, tokens, strict=True)]
+        writes = torch.stack(means).sum() / sum(tokens)
+    if wanted.targets is not None:
+        total = sum(part.loss for part in parts if part.loss is not None)
+        count = (wanted.targets != IGNORED).sum() if num_items is None else num_items
+        loss = torch.as_tensor(total) / torch.as_tensor(count).to(wanted.targets.device)
+        if writes is not None and write_penalty:
+            loss = loss + write_penalty * writes
+    logits = _logits(parts, wanted, padded) if wanted.logits else None
+    return InfiniOutput(loss=loss, logits=logits, past_key_values=cache, mean_write=writes)
+
+
+def _logits(parts: Sequence[Part], wanted: Wanted, padded: bool) -> Tensor:
+    """The logits of the windows in the order of the columns, `(B, T or logits_to_keep, V)`."""
+    found = [part.logits for part in parts if part.logits is not None and part.logits.shape[1]]
+    uniform = all(part.window.uniform for part in parts)
+    if uniform and not padded:
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
+    rows, vocabulary = found[0].shape[0], found[0].shape[2]
+    logits = found[0].new_zeros(rows, wanted.length - wanted.first, vocabulary)
+    for part in parts:
+        if part.logits is None or not part.logits.shape[1]:
+            continue
+        columns = part.window.columns[:, part.columns]
+        chosen = part.window.real()[:, part.columns] & (columns >= wanted.first)
+        row, place = (index.to(logits.device) for index in chosen.nonzero(as_tuple=True))
+        logits[row, columns[chosen].to(logits.device) - wanted.first] = part.logits[row, place]
+    return logits

@@ -1,0 +1,60 @@
+"""What a base model's config and modules say about how Infini-attention is put on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jrt.adapters.infini_attention import Kind, Settings
+from jrt.adapters.infini_families import family_of, rotary_module, sliding_windows, takes_layer_type
+from jrt.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from jrt.adapters.infini import InfiniAttention
+
+
+def settings_of(base: Any, method: InfiniAttention) -> Settings:
+    """The settings for a base model.
+
+    Raises:
+        UnsupportedModelError: its family is not known.
+        InvalidOptionError: it has no layer of a given number.
+    """
+    config = base.config
+    family = family_of(config)
+    windows = sliding_windows(config)
+    kinds = _kinds(windows, method)
+    rotary = rotary_module(base, family)
+    by_type = rotary is not None and takes_layer_type(rotary)
+    inside = [window for window, kind in zip(windows, kinds, strict=True) if kind != "window" and window is not None]
+    return Settings(
+        segment_length=method.segment_length,
+        rule=method.rule,
+        feature_map=method.feature_map,
+        epsilon=method.epsilon,
+        kinds=kinds,
+        windows=tuple(windows),
+        layer_types=tuple(config.layer_types) if by_type else None,
+        rotary=rotary,
+        pairs=family.rotary == "pairs",
+        restart="window" not in kinds,
+        prescaled_query=family.prescaled_query,
+        plain=getattr(config, "attn_logit_softcapping", None) is None
+        and all(window >= method.segment_length for window in inside),
+    )
+
+
+def _kinds(windows: list[int | None], method: InfiniAttention) -> tuple[Kind, ...]:
+    """A memory where it is asked for; the rest keeps its window, or attends inside the segment."""
+    if method.layers is not None:
+        chosen = set(method.layers)
+        if max(chosen) >= len(windows):
+            raise InvalidOptionError(
+                f"{method} names layer {max(chosen)}; the model has {len(windows)} layers.",
+                f"Layers are counted from 0 to {len(windows) - 1}.",
+            )
+    else:
+        chosen = {index for index, window in enumerate(windows) if window is None} or set(range(len(windows)))
+    return tuple(
+        "memory" if index in chosen else "segment" if window is None else "window"
+        for index, window in enumerate(windows)
+    )
