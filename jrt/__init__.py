@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "InfiniAttention": "jrt.adapters.infini",
     "JRTPrompt": "jrt.prompts",
+    "RMT": "jrt.adapters.rmt",
     "Capabilities": "jrt.state",
     "Reader": "jrt.reader",
     "Reading": "jrt.reading",
@@ -22,9 +24,22 @@ _LAZY = {
     "wrap": "jrt.reader",
 }
 
-__all__ = ["Capabilities", "JRTPrompt", "Reader", "Reading", "load", "probe", "register_pipelines", "wrap"]
+__all__ = [
+    "RMT",
+    "Capabilities",
+    "InfiniAttention",
+    "JRTPrompt",
+    "Reader",
+    "Reading",
+    "load",
+    "probe",
+    "register_pipelines",
+    "wrap",
+]
 
 if TYPE_CHECKING:
+    from jrt.adapters.infini import InfiniAttention as InfiniAttention
+    from jrt.adapters.rmt import RMT as RMT
     from jrt.loading import load as load
     from jrt.pipelines import register_pipelines as register_pipelines
     from jrt.prompts import JRTPrompt as JRTPrompt

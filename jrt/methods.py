@@ -25,7 +25,11 @@ from jrt.errors import InvalidOptionError, UnknownNameError, did_you_mean
 if TYPE_CHECKING:
     from jrt.prompts.plan import Plan, Query
 
-BUILT_IN = {"jrt_prompt": "jrt.prompts.jrt_prompt:JRTPrompt"}
+BUILT_IN = {
+    "infini": "jrt.adapters.infini:InfiniAttention",
+    "jrt_prompt": "jrt.prompts.jrt_prompt:JRTPrompt",
+    "rmt": "jrt.adapters.rmt:RMT",
+}
 PRESETS = {
     "once": "jrt_prompt:passes=1",
     "twice": "jrt_prompt:passes=2",

@@ -1,0 +1,174 @@
+"""The memory itself: its initial value, how it is put beside a segment, and how what comes out updates it.
+
+The memory lives in the space of the last hidden state and is carried in fp32. It is mapped to the space of the
+embeddings only where the two have different widths (ELECTRA, ALBERT), by a learned matrix; where a model multiplies
+embeddings by a factor (Granite), the memory is divided by it, so that it reaches the first layer as it left the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from jrt.adapters.adapted import AdaptedModel
+from jrt.adapters.rmt import RMT
+from jrt.adapters.rmt_body import ModelFacts
+from jrt.errors import InvalidOptionError, StateMismatchError
+
+STRETCH, BELOW = 1.2, 0.1
+"""The gate is clamp(STRETCH * sigmoid(u) - BELOW, 0, 1): it reaches both ends, and has a gradient in between."""
+
+
+@dataclass
+class RMTOutput(ModelOutput):
+    """What the base model answers, put together from segments, and the memory.
+
+    Attributes:
+        loss: as the base model defines it; in training with the write penalty added.
+        logits: for a head over tokens in the layout of the input, (B, T, C); else those of the last segment, (B, C).
+        start_logits: question answering, (B, T).
+        end_logits: question answering, (B, T).
+        last_hidden_state: of a model without a head, in the layout of the input, (B, T, D).
+        pooler_output: of the last segment, (B, D).
+        memory: what the next segment reads, fp32, (B, m, D).
+        mean_write: mean gate over memory tokens, rows and segments; None without gates.
+        past_key_values: the state behind the last token; None unless it was asked for.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    memory: Tensor | None = None
+    mean_write: Tensor | None = None
+    past_key_values: Any = None
+
+
+class RMTModel(AdaptedModel):
+    """What encoders and decoders have in common.
+
+    Attributes:
+        initial_memory: what the first segment reads, (m, D).
+        write_penalty: the method's; may be changed while training, as a curriculum does.
+    """
+
+    method: RMT
+
+    def __init__(self, base: Any, method: RMT, facts: ModelFacts, num_other_tokens: int) -> None:
+        super().__init__(base, method)
+        self.facts = facts
+        self.segment_length = _segment_length(base, method, facts, num_other_tokens)
+        self.write_penalty = method.write_penalty
+        device, width = base.get_input_embeddings().weight.device, facts.hidden_width
+        std = facts.embedding_std * facts.embedding_scale if method.initial_std is None else method.initial_std
+        self.initial_memory = nn.Parameter(torch.randn(method.num_memory_tokens, width, device=device) * std)
+        if facts.embedding_width != width:
+            self.projection = nn.Linear(width, facts.embedding_width, bias=False, device=device)
+            nn.init.normal_(self.projection.weight, std=width**-0.5)
+        if method.update == "gated":
+            self.write_norm = nn.LayerNorm(width, device=device)
+            self.write_gate = nn.Linear(width, 1, device=device)
+            nn.init.constant_(self.write_gate.bias, 1.0)
+        self.train(base.training)
+
+    def first_memory(self, memory: Tensor | None, rows: int) -> Tensor:
+        """The memory that the first segment of a call reads, fp32, (B, m, D): the given one, or the initial one.
+
+        Raises:
+            StateMismatchError: the given one has another shape.
+        """
+        expected = (rows, *self.initial_memory.shape)
+        if memory is None:
+            return self.initial_memory.float().expand(expected)
+        if memory.shape != expected:
+            raise StateMismatchError(
+                f"memory has the shape {tuple(memory.shape)}; {rows} rows with {expected[1]} memory tokens of width "
+                f"{expected[2]} need {expected}.",
+                "Pass the `memory` of an earlier output of the same model, for the same rows.",
+            )
+        return memory.float()
+
+    def embed_memory(self, memory: Tensor) -> Tensor:
+        """The memory as a segment's embeddings, (B, m, E), in the data type of the embeddings."""
+        if self.facts.embedding_width != self.facts.hidden_width:
+            memory = self.projection(memory)
+        return (memory / self.facts.embedding_scale).to(self.embedding_dtype)
+
+    @property
+    def embedding_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.base.get_input_embeddings().weight.dtype
+        return dtype
+
+    def written(self, old: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The new memory, (B, m, D), and the gates, (B, m, 1), all ones where the memory is replaced."""
+        output = output.float()
+        if self.method.update == "replace":
+            return output, torch.ones_like(output[..., :1])
+        gate = (STRETCH * torch.sigmoid(self.write_gate(self.write_norm(output))) - BELOW).clamp(0.0, 1.0)
+        return old + gate * (output - old), gate
+
+    def penalized(self, loss: Tensor | None, mean_write: Tensor | None) -> Tensor | None:
+        """The loss with the write penalty, which counts in training only."""
+        if loss is None or mean_write is None or not self.training or not self.write_penalty:
+            return loss
+        return loss + self.write_penalty * mean_write
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer: the initial memory and the gate do not decay, as vectors do not."""
+        own = [self.initial_memory] + ([self.write_gate.weight] if self.method.update == "gated" else [])
+        decaying, kept = super().parameter_groups(weight_decay)
+        moved = [parameter for parameter in decaying["params"] if any(parameter is one for one in own)]
+        decaying["params"] = [p for p in decaying["params"] if not any(p is one for one in moved)]
+        kept["params"] = kept["params"] + moved
+        return [decaying, kept]
+
+
+class Writes:
+    """The mean gate over memory tokens, rows and segments."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+
+    def add(self, gates: Tensor, counted: bool = True) -> None:
+        """Adds the gates of a segment, (b, m, 1), unless no gradient comes to them."""
+        if counted and gates.numel():
+            self.total = gates.sum() if self.total is None else self.total + gates.sum()
+            self.count += gates.numel()
+
+    @property
+    def mean(self) -> Tensor | None:
+        return None if self.total is None else self.total / self.count
+
+
+def cut_here(back: int, bptt_segments: int | None) -> bool:
+    """Whether the gradient stops at the memory that the segment `back` before the last reads."""
+    return bptt_segments is not None and back % (bptt_segments + 1) == bptt_segments
+
+
+def _segment_length(base: Any, method: RMT, facts: ModelFacts, others: int) -> int:
+    """Text tokens of a segment.
+
+    Raises:
+        InvalidOptionError: the model has fewer positions.
+    """
+    limit = None if facts.max_positions is None else facts.max_positions - others
+    name, asked = type(base).__name__, method.segment_length or 1
+    if limit is None and method.segment_length is None:
+        raise InvalidOptionError(
+            f"RMT() does not say how long a segment is, and {name} has no limit that would.",
+            "Write RMT(segment_length=1024).",
+        )
+    if limit is not None and (limit < 1 or asked > limit):
+        raise InvalidOptionError(
+            f"{name} has {facts.max_positions} positions; {asked} tokens of a segment and {others} memory and special "
+            f"tokens need {asked + others}.",
+            f"Write RMT(segment_length={limit}) or less." if limit > 0 else "Use fewer memory tokens.",
+        )
+    return method.segment_length or int(limit or 0)

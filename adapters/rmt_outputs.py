@@ -1,0 +1,128 @@
+"""What a head over tokens answers, put back where the tokens stood in the input, and the losses on it.
+
+The losses are those of transformers: the mean cross-entropy over the tokens whose label is not -100, and the mean of
+those over start and end positions. Padding has no part in them. A head over the whole sequence is given its labels by
+the last segment instead, so its loss is the model's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from jrt.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from jrt.adapters.rmt_model import RMTModel
+
+IGNORED = -100
+SPANS = ("start_logits", "end_logits")
+
+
+class InputLayout:
+    """Outputs over tokens in the layout of the input.
+
+    Args:
+        shape: of the input, (B, T).
+        keep: how many of the last columns are kept; 0 means all.
+    """
+
+    def __init__(self, shape: torch.Size, keep: int) -> None:
+        self.rows, self.width = shape
+        self.first = max(0, self.width - keep) if keep else 0
+        self.fields: dict[str, Tensor] = {}
+
+    def wants(self, columns: Tensor, inside: Tensor) -> bool:
+        """Whether any of the columns, (b, W), is kept."""
+        return self.first == 0 or bool((inside & (columns >= self.first)).any())
+
+    def put(self, name: str, values: Tensor, rows: Tensor, columns: Tensor, inside: Tensor) -> None:
+        """Puts the outputs of `rows`, (b, at least W, ...), into their columns, (b, W), where `inside` says so.
+
+        Columns that nothing is put into hold zeros, or the lowest number where a position is chosen among them.
+        """
+        if name not in self.fields:
+            fill = torch.finfo(values.dtype).min if name in SPANS else 0.0
+            self.fields[name] = values.new_full((self.rows, self.width - self.first, *values.shape[2:]), fill)
+        kept = inside & (columns >= self.first)
+        places = (rows[:, None].expand_as(columns)[kept], columns[kept] - self.first)
+        self.fields[name].index_put_(places, values[:, : columns.shape[1]][kept])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What an encoder is to answer: at most one of the three."""
+
+    sequence: Tensor | None = None
+    tokens: Tensor | None = None
+    spans: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def over_tokens(self) -> bool:
+        """Whether the loss needs the outputs for all tokens."""
+        return self.tokens is not None or self.spans is not None
+
+
+def check_labels(
+    model: RMTModel, ids: Tensor, labels: Tensor | None, start: Tensor | None, end: Tensor | None
+) -> Targets:
+    """The labels by the kind of head that they are for.
+
+    Raises:
+        InvalidOptionError: the model has no such head, or the shape is another one.
+    """
+    facts, name = model.facts, type(model.base).__name__
+    if (start is None) != (end is None):
+        raise InvalidOptionError("Only one of start_positions and end_positions was given.", "Pass both.")
+    if start is not None and end is not None:
+        if "start_logits" not in facts.token_fields:
+            raise InvalidOptionError(f"{name} has no head for question answering.", "Pass labels.")
+        spans = start.view(len(start), -1)[:, 0], end.view(len(end), -1)[:, 0]
+        _need_shape("start_positions", spans[0], (len(ids),), ids)
+        _need_shape("end_positions", spans[1], (len(ids),), ids)
+        return Targets(spans=spans)
+    if labels is None:
+        return Targets()
+    if "logits" in facts.token_fields:
+        _need_shape("labels", labels, tuple(ids.shape), ids)
+        return Targets(tokens=labels)
+    if "logits" not in facts.sequence_fields:
+        raise InvalidOptionError(
+            f"{name} has no head that labels are for.", "Load it with a head (AutoModelForSequenceClassification, ...)."
+        )
+    if labels.dim() not in (1, 2) or len(labels) != len(ids):
+        raise InvalidOptionError(
+            f"labels have the shape {tuple(labels.shape)}; {name} classifies whole rows, and there are {len(ids)}.",
+            f"Pass labels of the shape ({len(ids)},), or ({len(ids)}, number of labels).",
+        )
+    return Targets(sequence=labels)
+
+
+def token_loss(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean cross-entropy of `logits`, (B, T, C), on labels, (B, T), that are not -100; 0 where all are."""
+    if mask is not None:
+        labels = labels.masked_fill(mask == 0, IGNORED)
+    total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels != IGNORED).sum().clamp_min(1)
+
+
+def span_loss(start_logits: Tensor, end_logits: Tensor, spans: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean of the cross-entropies of both ends, each (B, T) on (B,); positions past the input are ignored."""
+    past = start_logits.shape[1]
+    start, end = (
+        cross_entropy(logits.float(), position.clamp(0, past), ignore_index=past)
+        for logits, position in zip((start_logits, end_logits), spans, strict=True)
+    )
+    return (start + end) / 2
+
+
+def _need_shape(name: str, found: Tensor, shape: tuple[int, ...], ids: Tensor) -> None:
+    if tuple(found.shape) != shape:
+        raise InvalidOptionError(
+            f"{name} have the shape {tuple(found.shape)}; input_ids of {tuple(ids.shape)} need {shape}.",
+            "Give one label for each.",
+        )
