@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from jrt.models.causal_lm import BasedForCausalLM, JRTForCausalLM
 from jrt.models.configuration import BasedConfig, JRTConfig
+from jrt.models.conversion import convert
 
-__all__ = ["BasedConfig", "BasedForCausalLM", "JRTConfig", "JRTForCausalLM", "register"]
+__all__ = ["BasedConfig", "BasedForCausalLM", "JRTConfig", "JRTForCausalLM", "convert", "register"]
 
 
 def register() -> None:
