@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,6}\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9_]*)", re.MULTILINE)
+_ADDRESS = re.compile(r"^\s+/\*([0-9a-f]{4,6})\*/\s+\S", re.MULTILINE)
+_BRANCH = re.compile(r"^\s+/\*([0-9a-f]{4,6})\*/\s+(?:@!?U?P\w+ )?BRA[^;]*0x([0-9a-f]+)", re.MULTILINE)
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -30,6 +32,7 @@ class KernelReport:
         registers: 32-bit registers of one thread; 255 is the limit.
         spilled_bytes: bytes of one thread's stack; anything above 0 goes through memory.
         shared_bytes: shared memory of one program, in bytes.
+        loop_instructions: machine instructions of the longest loop, which is where a kernel spends its time.
         instructions: how often each machine instruction stands in the code, e.g. `HGMMA`, `MUFU`, `LDL`.
     """
 
@@ -38,6 +41,7 @@ class KernelReport:
     registers: int
     spilled_bytes: int
     shared_bytes: int
+    loop_instructions: int
     instructions: Mapping[str, int] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,8 +109,16 @@ def compile_offline(
         registers=usage[0],
         spilled_bytes=usage[1],
         shared_bytes=compiled.metadata.shared,
+        loop_instructions=_longest_loop(listing),
         instructions=dict(Counter(_INSTRUCTION.findall(listing))),
     )
+
+
+def _longest_loop(listing: str) -> int:
+    """Instructions between the farthest branch backwards and its target."""
+    addresses = [int(address, 16) for address in _ADDRESS.findall(listing)]
+    jumps = [(int(target, 16), int(source, 16)) for source, target in _BRANCH.findall(listing)]
+    return max((sum(begin <= at <= end for at in addresses) for begin, end in jumps if begin < end), default=0)
 
 
 def _arguments(

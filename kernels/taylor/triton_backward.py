@@ -116,8 +116,6 @@ def queries_kernel(  # noqa: PLR0915
     q += row // H * q_b + row % H * q_h
     k += row // H * k_b + row % H * k_h
     v += row // H * v_b + row % H * v_h
-    if mask is not None:
-        mask += row // H * T
     if initial_values is None:
         h0, h1 = tl.zeros([64, BLOCK_V], tl.float32), tl.zeros([64, BLOCK_V], tl.float32)
         h2, moments = tl.zeros([32, BLOCK_V], tl.float32), tl.zeros([WIDE, WIDE], tl.float32)
@@ -126,25 +124,34 @@ def queries_kernel(  # noqa: PLR0915
         h1 = load_tile(initial_values + slot * FEATURES * WIDTH, e1, columns, WIDTH)
         h2 = load_tile(initial_values + slot * FEATURES * WIDTH, e2, columns, WIDTH)
         moments = load_moments(initial_normalizer + slot * FEATURES, False)
-    d_q += (block * tl.num_programs(0) + row) * T * FEATURE_DIM
+    start = part * segment
+    q += start * q_t
+    k += start * k_t
+    v += start * v_t
+    of_numerator += (row * T + start) * WIDTH
+    of_denominator += row * T + start
+    d_q += ((block * tl.num_programs(0) + row) * T + start) * FEATURE_DIM
+    if mask is not None:
+        mask += row // H * T + start
+    count = tl.minimum(segment, T - tl.program_id(1) * segment)
     first = tl.where(block == 0, 1.0, 0.0)  # the denominator is the first block's
     causal = tl.arange(0, BLOCK_T)[:, None] >= tl.arange(0, BLOCK_T)[None, :]
-    start, stop = part * segment, tl.minimum((part + 1) * segment, T)
-    for chunk in tl.range(0, tl.cdiv(segment, BLOCK_T), num_stages=STAGES):
-        at = start + chunk * BLOCK_T
-        exists, real = positions(at, stop, mask, BLOCK_T)
-        wide_q = load_wide_rows(q + at * q_t, q_t, exists, scale, DOT)
-        b_k = load_columns(k + at * k_t, k_t, real, None, DOT)
-        wide_k = load_wide_columns(k + at * k_t, k_t, real, None, DOT)
-        b_v = load_values(v + at * v_t, v_t, columns, real, WIDTH, DOT)
-        b_a = load_values(of_numerator + (row * T + at) * WIDTH, WIDTH, columns, exists, WIDTH, DOT)
-        counts = tl.load(of_denominator + row * T + at + tl.arange(0, BLOCK_T), mask=exists, other=0.0) * first
+    for at in tl.range(0, count, BLOCK_T, num_stages=STAGES):
+        exists, real = positions(at, count, mask, BLOCK_T)
+        wide_q = load_wide_rows(q, q_t, exists, scale, DOT)
+        b_k = load_columns(k, k_t, real, None, DOT)
+        wide_k = load_wide_columns(k, k_t, real, None, DOT)
+        b_v = load_values(v, v_t, columns, real, WIDTH, DOT)
+        b_a = load_values(of_numerator, WIDTH, columns, exists, WIDTH, DOT)
+        counts = tl.load(of_denominator + tl.arange(0, BLOCK_T), mask=exists, other=0.0) * first
         # q~ k~ is 1 + s, the derivative of 1 + s + s^2 / 2
         slope = tl.dot(wide_q, wide_k, input_precision=PRECISION)
         d_scores = tl.dot(b_a, tl.trans(b_v), input_precision=PRECISION) + counts[:, None]
-        d_scores = tl.where(causal & real[None, :], d_scores * slope, 0.0).to(DOT)
+        d_scores = tl.where(causal, d_scores * slope, 0.0)
+        if mask is not None:
+            d_scores = tl.where(real[None, :], d_scores, 0.0)
         gradient = tl.dot(wide_q, moments.to(DOT), input_precision=PRECISION) * counts[:, None]
-        gradient = tl.dot(d_scores, tl.trans(wide_k), gradient, input_precision=PRECISION)
+        gradient = tl.dot(d_scores.to(DOT), tl.trans(wide_k), gradient, input_precision=PRECISION)
         of_features = tl.dot(b_a, tl.trans(h0.to(DOT)), input_precision=PRECISION)
         gradient = _through_features(gradient, of_features, wide_q, q_left0, q_right0, DOT, PRECISION)
         of_features = tl.dot(b_a, tl.trans(h1.to(DOT)), input_precision=PRECISION)
@@ -155,7 +162,13 @@ def queries_kernel(  # noqa: PLR0915
         h0 = tl.dot(features_transposed(b_k, k_left0, k_right0, DOT, PRECISION), b_v, h0, input_precision=PRECISION)
         h1 = tl.dot(features_transposed(b_k, k_left1, k_right1, DOT, PRECISION), b_v, h1, input_precision=PRECISION)
         h2 = tl.dot(features_transposed(wide_k, k_left2, k_right2, DOT, PRECISION), b_v, h2, input_precision=PRECISION)
-        store_rows(d_q + at * FEATURE_DIM, gradient * scale, wide, exists, FEATURE_DIM)
+        store_rows(d_q, gradient * scale, wide, exists, FEATURE_DIM)
+        q += BLOCK_T * q_t
+        k += BLOCK_T * k_t
+        v += BLOCK_T * v_t
+        of_numerator += BLOCK_T * WIDTH
+        of_denominator += BLOCK_T
+        d_q += BLOCK_T * FEATURE_DIM
 
 
 @triton.jit(do_not_specialize=["T", "segment"])
@@ -210,37 +223,41 @@ def keys_kernel(  # noqa: PLR0915
     q_right2 = selection_transposed(selections, e2, wide, RIGHT)
     k += row // H * k_b + row % H * k_h
     v += row // H * v_b + row % H * v_h
-    if mask is not None:
-        mask += row // H * T
-    if q is not None:
-        q += row // H * q_b + row % H * q_h
     g0 = load_tile(final_values + slot * FEATURES * WIDTH, e0, columns, WIDTH)
     g1 = load_tile(final_values + slot * FEATURES * WIDTH, e1, columns, WIDTH)
     g2 = load_tile(final_values + slot * FEATURES * WIDTH, e2, columns, WIDTH)
     moments = load_moments(final_normalizer + slot * FEATURES, True)
-    d_k += (block * tl.num_programs(0) + row) * T * FEATURE_DIM
+    count = tl.minimum(segment, T - tl.program_id(1) * segment)
+    last = (count - 1) // BLOCK_T * BLOCK_T
+    start = part * segment + last  # of the last chunk: this pass goes backwards
+    k += start * k_t
+    v += start * v_t
+    d_k += ((block * tl.num_programs(0) + row) * T + start) * FEATURE_DIM
+    d_v += (row * T + start) * WIDTH
+    if mask is not None:
+        mask += row // H * T + part * segment
+    if q is not None:
+        q += row // H * q_b + row % H * q_h + start * q_t
+        of_numerator += (row * T + start) * WIDTH
+        of_denominator += row * T + start
     first = tl.where(block == 0, 1.0, 0.0)
     causal = tl.arange(0, BLOCK_T)[None, :] >= tl.arange(0, BLOCK_T)[:, None]  # keys down, queries across
-    start, stop = part * segment, tl.minimum((part + 1) * segment, T)
-    chunks = tl.cdiv(segment, BLOCK_T)
-    for step in tl.range(0, chunks, num_stages=STAGES):
-        at = start + (chunks - 1 - step) * BLOCK_T
-        exists, real = positions(at, stop, mask, BLOCK_T)
-        wide_k = load_wide_rows(k + at * k_t, k_t, real, None, DOT)
-        b_v = load_values(v + at * v_t, v_t, columns, real, WIDTH, DOT)
+    for back in tl.range(0, count, BLOCK_T, num_stages=STAGES):
+        exists, real = positions(last - back, count, mask, BLOCK_T)
+        wide_k = load_wide_rows(k, k_t, real, None, DOT)
+        b_v = load_values(v, v_t, columns, real, WIDTH, DOT)
         gradient = tl.dot(wide_k, (moments * first).to(DOT), input_precision=PRECISION)
         of_values = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
         if q is not None:
-            b_q = load_columns(q + at * q_t, q_t, exists, scale, DOT)
-            wide_q = load_wide_columns(q + at * q_t, q_t, exists, scale, DOT)
-            b_a = load_values(of_numerator + (row * T + at) * WIDTH, WIDTH, columns, exists, WIDTH, DOT)
-            counts = tl.load(of_denominator + row * T + at + tl.arange(0, BLOCK_T), mask=exists, other=0.0)
-            slope = tl.dot(wide_k, wide_q, input_precision=PRECISION)  # 1 + s
-            seen = causal & real[:, None]
+            b_q = load_columns(q, q_t, exists, scale, DOT)
+            wide_q = load_wide_columns(q, q_t, exists, scale, DOT)
+            b_a = load_values(of_numerator, WIDTH, columns, exists, WIDTH, DOT)
+            counts = tl.load(of_denominator + tl.arange(0, BLOCK_T), mask=exists, other=0.0)
+            slope = tl.dot(wide_k, wide_q, input_precision=PRECISION)  # 1 + s; masked keys' rows are dropped below
             d_scores = tl.dot(b_v, tl.trans(b_a), input_precision=PRECISION) + (counts * first)[None, :]
-            d_scores = tl.where(seen, d_scores * slope, 0.0).to(DOT)
+            d_scores = tl.where(causal, d_scores * slope, 0.0).to(DOT)
             gradient = tl.dot(d_scores, tl.trans(wide_q), gradient, input_precision=PRECISION)
-            weights = tl.where(seen, 0.5 + 0.5 * slope * slope, 0.0).to(DOT)
+            weights = tl.where(causal, 0.5 + 0.5 * slope * slope, 0.0).to(DOT)
             of_values = tl.dot(weights, b_a, of_values, input_precision=PRECISION)
         gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g0, k_left0, k_right0, DOT, PRECISION)
         gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g1, k_left1, k_right1, DOT, PRECISION)
@@ -253,8 +270,19 @@ def keys_kernel(  # noqa: PLR0915
             g2 = tl.dot(
                 features_transposed(wide_q, q_left2, q_right2, DOT, PRECISION), b_a, g2, input_precision=PRECISION
             )
-        store_rows(d_k + at * FEATURE_DIM, tl.where(real[:, None], gradient, 0.0), wide, exists, FEATURE_DIM)
-        store_rows(d_v + (row * T + at) * WIDTH, tl.where(real[:, None], of_values, 0.0), columns, exists, WIDTH)
+        if mask is not None:
+            gradient = tl.where(real[:, None], gradient, 0.0)
+            of_values = tl.where(real[:, None], of_values, 0.0)
+        store_rows(d_k, gradient, wide, exists, FEATURE_DIM)
+        store_rows(d_v, of_values, columns, exists, WIDTH)
+        k -= BLOCK_T * k_t
+        v -= BLOCK_T * v_t
+        d_k -= BLOCK_T * FEATURE_DIM
+        d_v -= BLOCK_T * WIDTH
+        if q is not None:
+            q -= BLOCK_T * q_t
+            of_numerator -= BLOCK_T * WIDTH
+            of_denominator -= BLOCK_T
     if d_values is not None:  # noqa: SIM102 (decided when compiled, unlike the next)
         if part == 0:
             store_tile(d_values + row * FEATURES * WIDTH, g0, e0, columns, WIDTH)

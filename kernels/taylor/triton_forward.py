@@ -77,26 +77,32 @@ def state_kernel(
     right2 = selection_transposed(selections, e2, wide, RIGHT)
     x += row // H * x_b + row % H * x_h
     y += row // H * y_b + row % H * y_h
-    if mask is not None:
-        mask += row // H * T
     h0, h1 = tl.zeros([64, BLOCK_V], tl.float32), tl.zeros([64, BLOCK_V], tl.float32)
     h2, moments = tl.zeros([32, BLOCK_V], tl.float32), tl.zeros([WIDE, WIDE], tl.float32)
-    start, stop = part * segment, tl.minimum((part + 1) * segment, T)
-    for chunk in tl.range(0, tl.cdiv(segment, BLOCK_T), num_stages=STAGES):
-        at = start + chunk * BLOCK_T
-        _, real = positions(at, stop, mask, BLOCK_T)
-        columns_x = load_columns(x + at * x_t, x_t, real, scale, DOT)
-        wide_x = load_wide_columns(x + at * x_t, x_t, real, scale, DOT)
-        b_y = load_values(y + at * y_t, y_t, columns, real, WIDTH, DOT)
+    start = part * segment
+    x += start * x_t
+    y += start * y_t
+    if mask is not None:
+        mask += row // H * T + start
+    if coefficient is not None:
+        coefficient += row * T + start
+    count = tl.minimum(segment, T - tl.program_id(1) * segment)
+    for at in tl.range(0, count, BLOCK_T, num_stages=STAGES):
+        _, real = positions(at, count, mask, BLOCK_T)
+        columns_x = load_columns(x, x_t, real, scale, DOT)
+        wide_x = load_wide_columns(x, x_t, real, scale, DOT)
+        b_y = load_values(y, y_t, columns, real, WIDTH, DOT)
         if coefficient is None:
             moments = tl.dot(wide_x, tl.trans(wide_x), moments, input_precision=PRECISION)
         else:
-            counts = tl.load(coefficient + row * T + at + tl.arange(0, BLOCK_T), mask=real, other=0.0)
+            counts = tl.load(coefficient + at + tl.arange(0, BLOCK_T), mask=real, other=0.0)
             weighted = (wide_x.to(tl.float32) * counts[None, :]).to(DOT)
             moments = tl.dot(weighted, tl.trans(wide_x), moments, input_precision=PRECISION)
         h0 = tl.dot(features_transposed(columns_x, left0, right0, DOT, PRECISION), b_y, h0, input_precision=PRECISION)
         h1 = tl.dot(features_transposed(columns_x, left1, right1, DOT, PRECISION), b_y, h1, input_precision=PRECISION)
         h2 = tl.dot(features_transposed(wide_x, left2, right2, DOT, PRECISION), b_y, h2, input_precision=PRECISION)
+        x += BLOCK_T * x_t
+        y += BLOCK_T * y_t
     slot = row * tl.num_programs(1) + part
     store_tile(values + slot * FEATURES * WIDTH, h0, e0, columns, WIDTH)
     store_tile(values + slot * FEATURES * WIDTH, h1, e1, columns, WIDTH)
@@ -139,6 +145,16 @@ def _read_and_add(q, k, v, o, h, q_left, q_right, k_left, k_right, DOT: tl.const
     return o, h
 
 
+@triton.jit
+def _read_moments(q, moments, DOT: tl.constexpr, PRECISION: tl.constexpr):
+    """q~ M with M in its full precision: rounded to bfloat16, one number, the count, would move every output."""
+    high = moments.to(DOT)
+    read = tl.dot(q, high, input_precision=PRECISION)
+    if DOT == tl.bfloat16:
+        read = tl.dot(q, (moments - high.to(tl.float32)).to(DOT), read, input_precision=PRECISION)
+    return read
+
+
 @triton.jit(do_not_specialize=["T", "segment"])
 def forward_kernel(  # noqa: PLR0915
     q,  # (B, H, T, 16) by strides
@@ -171,7 +187,6 @@ def forward_kernel(  # noqa: PLR0915
     BLOCK_V: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
-    MOMENT_PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
@@ -190,8 +205,6 @@ def forward_kernel(  # noqa: PLR0915
     q += row // H * q_b + row % H * q_h
     k += row // H * k_b + row % H * k_h
     v += row // H * v_b + row % H * v_h
-    if mask is not None:
-        mask += row // H * T
     if initial_values is None:
         h0, h1 = tl.zeros([64, BLOCK_V], tl.float32), tl.zeros([64, BLOCK_V], tl.float32)
         h2, moments = tl.zeros([32, BLOCK_V], tl.float32), tl.zeros([WIDE, WIDE], tl.float32)
@@ -203,27 +216,42 @@ def forward_kernel(  # noqa: PLR0915
     corner = (wide[:, None] == FEATURE_DIM) & (wide[None, :] == FEATURE_DIM)
     moment_weight = tl.where(corner, 1.0, 0.5)
     causal = tl.arange(0, BLOCK_T)[:, None] >= tl.arange(0, BLOCK_T)[None, :]
-    start, stop = part * segment, tl.minimum((part + 1) * segment, T)
-    for chunk in tl.range(0, tl.cdiv(segment, BLOCK_T), num_stages=STAGES):
-        at = start + chunk * BLOCK_T
-        exists, real = positions(at, stop, mask, BLOCK_T)
-        b_q = load_rows(q + at * q_t, q_t, exists, scale, DOT)
-        wide_q = load_wide_rows(q + at * q_t, q_t, exists, scale, DOT)
-        b_k = load_columns(k + at * k_t, k_t, real, None, DOT)
-        wide_k = load_wide_columns(k + at * k_t, k_t, real, None, DOT)
-        b_v = load_values(v + at * v_t, v_t, columns, real, WIDTH, DOT)
+    start = part * segment
+    q += start * q_t
+    k += start * k_t
+    v += start * v_t
+    o += (row * T + start) * WIDTH
+    denominator += row * T + start
+    if mask is not None:
+        mask += row // H * T + start
+    count = tl.minimum(segment, T - tl.program_id(1) * segment)
+    # Pointers are moved, not computed from a position: 64-bit arithmetic on whole tiles costs registers.
+    for at in tl.range(0, count, BLOCK_T, num_stages=STAGES):
+        exists, real = positions(at, count, mask, BLOCK_T)
+        b_q = load_rows(q, q_t, exists, scale, DOT)
+        wide_q = load_wide_rows(q, q_t, exists, scale, DOT)
+        b_k = load_columns(k, k_t, real, None, DOT)
+        wide_k = load_wide_columns(k, k_t, real, None, DOT)
+        b_v = load_values(v, v_t, columns, real, WIDTH, DOT)
         weights = tl.dot(b_q, b_k, input_precision=PRECISION)
-        weights = tl.where(causal & real[None, :], 1.0 + weights + 0.5 * weights * weights, 0.0)
-        read = tl.dot(wide_q, (moments * moment_weight).to(DOT), input_precision=MOMENT_PRECISION)
+        weights = tl.where(causal, 1.0 + weights + 0.5 * weights * weights, 0.0)
+        if mask is not None:  # positions past the end need none: what is causal exists
+            weights = tl.where(real[None, :], weights, 0.0)
+        read = _read_moments(wide_q, moments * moment_weight, DOT, PRECISION)
         total = tl.sum(weights, 1) + tl.sum(read * wide_q.to(tl.float32), 1) + epsilon
         moments = tl.dot(wide_k, tl.trans(wide_k), moments, input_precision=PRECISION)
         b_o = tl.dot(weights.to(DOT), b_v, input_precision=PRECISION)
         b_o, h0 = _read_and_add(b_q, b_k, b_v, b_o, h0, q_left0, q_right0, k_left0, k_right0, DOT, PRECISION)
         b_o, h1 = _read_and_add(b_q, b_k, b_v, b_o, h1, q_left1, q_right1, k_left1, k_right1, DOT, PRECISION)
         b_o, h2 = _read_and_add(wide_q, wide_k, b_v, b_o, h2, q_left2, q_right2, k_left2, k_right2, DOT, PRECISION)
-        store_rows(o + (row * T + at) * WIDTH, b_o / total[:, None], columns, exists, WIDTH)
+        store_rows(o, b_o / total[:, None], columns, exists, WIDTH)
         if tl.program_id(2) == 0:
-            tl.store(denominator + row * T + at + tl.arange(0, BLOCK_T), total, mask=exists)
+            tl.store(denominator + tl.arange(0, BLOCK_T), total, mask=exists)
+        q += BLOCK_T * q_t
+        k += BLOCK_T * k_t
+        v += BLOCK_T * v_t
+        o += BLOCK_T * WIDTH
+        denominator += BLOCK_T
     if final_values is not None:
         store_tile(final_values + row * FEATURES * WIDTH, h0, e0, columns, WIDTH)
         store_tile(final_values + row * FEATURES * WIDTH, h1, e1, columns, WIDTH)

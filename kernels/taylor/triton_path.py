@@ -151,7 +151,7 @@ def forward(
         forward_kernel[plan.grid](
             q, k, v, mask, _selections(q.device, v.dtype), *(begins or (None, None)), o, denominator, *written,
             scale, epsilon, plan.length, plan.heads, plan.segment, *_strides(q, k, v),
-            MOMENT_PRECISION=plan.constants["PRECISION"], **plan.constants,
+            **plan.constants,
         )  # fmt: skip
     return o, denominator, _split(*final, v)
 

@@ -160,10 +160,10 @@ def store_rows(y, tile, columns, exists, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def positions(at, stop, mask, BLOCK_T: tl.constexpr):
-    """(which of the BLOCK_T positions from `at` on exist, which of them are not masked)"""
+def positions(at, count, mask, BLOCK_T: tl.constexpr):
+    """(which of the BLOCK_T positions from `at` on exist, which of them are not masked), of `count` in all."""
     rows = tl.arange(0, BLOCK_T)
-    exists = rows < stop - at
+    exists = rows < count - at
     real = exists
     if mask is not None:
         real = exists & (tl.load(mask + at + rows, mask=exists, other=0) != 0)
