@@ -32,7 +32,10 @@ class InfiniAttention(Method):
         layers: which layers get a memory; None is every layer that attends to everything, or every layer where each
             has a window of its own.
         epsilon: added to the memory's denominators. A read-out that finds less than this is damped towards zero.
-        unroll: through how many segments gradients flow in training; None is all.
+        bptt_segments: how many segments back a gradient reaches at most; None is all. The memory forgets how it came
+            about after every `bptt_segments + 1` segments.
+        gradient_checkpointing: read every segment again in the backward pass, so that training holds the activations of
+            one segment instead of all.
 
     Example:
         >>> model = jrt.wrap(model, jrt.InfiniAttention(segment_length=2048))
@@ -50,7 +53,11 @@ class InfiniAttention(Method):
     gate_learning_rate: float | None = Field(None, gt=0.0)
     layers: tuple[int, ...] | None = None
     epsilon: float = Field(1e-3, gt=0.0)
-    unroll: int | None = Field(None, ge=1)
+    bptt_segments: int | None = Field(None, ge=0)
+    gradient_checkpointing: bool = False
+
+    def __init__(self, segment_length: int = 2048, **options: Any) -> None:
+        super().__init__(segment_length=segment_length, **options)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -63,10 +63,10 @@ class InfiniCache:
 
     def detach_(self) -> None:
         """Forgets how the state was computed, so that no gradient flows further back."""
-        for layer in self.layers:
-            for name, tensor in vars(layer).items():
-                if tensor is not None:
-                    setattr(layer, name, tensor.detach())
+        self.layers = [
+            InfiniLayer(**{name: tensor if tensor is None else tensor.detach() for name, tensor in vars(layer).items()})
+            for layer in self.layers
+        ]
 
     @property
     def nbytes(self) -> int:

@@ -23,10 +23,14 @@ class Family:
     Attributes:
         rotary: how positions are put on queries and keys: in two halves, in neighbouring pairs, or not at all.
         prescaled_query: the query arrives multiplied by 1 / sqrt(D) already.
+        stand_in: a module with `attend` and `is_attention`, where attention does not ask transformers' registry.
+        refused: options of the config that change attention in a way that Infini-attention does not follow.
     """
 
     rotary: Literal["half", "pairs", "none"] = "half"
     prescaled_query: bool = False
+    stand_in: str | None = None
+    refused: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, Family] = {
@@ -42,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     "gpt_neox": Family(),
     "opt": Family(rotary="none", prescaled_query=True),
     "gpt2": Family(rotary="none"),
+    "falcon": Family(stand_in="jrt.adapters.infini_falcon", refused=("alibi",)),
 }
 """By `config.model_type`."""
 
@@ -59,7 +64,15 @@ def family_of(config: Any) -> Family:
             "Add a line to FAMILIES in jrt/adapters/infini_families.py that says how the family rotates its queries "
             "and keys; tests/adapters/test_infini_families.py then checks it.",
         )
-    return FAMILIES[kind]
+    family = FAMILIES[kind]
+    for option in family.refused:
+        if getattr(config, option, False):
+            raise UnsupportedModelError(
+                f"This {kind} model has {option}=True, which changes attention scores in a way that the memory and the "
+                "segments here do not follow.",
+                "Use a model of the family without it.",
+            )
+    return family
 
 
 def rotary_module(model: nn.Module, family: Family) -> nn.Module | None:

@@ -6,6 +6,7 @@ through the memory of all segments of the call.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from jrt.adapters.adapted import AdaptedModel
 from jrt.adapters.infini_attention import WindowAttention
 from jrt.adapters.infini_cache import InfiniCache, InfiniLayer, no_tokens
+from jrt.adapters.infini_families import family_of
 from jrt.adapters.infini_outputs import InfiniOutput, Part, Wanted, combined, sum_of_losses
 from jrt.adapters.infini_settings import settings_of
-from jrt.adapters.infini_switch import switched
+from jrt.adapters.infini_switch import StandIn, switched
 from jrt.adapters.infini_windows import Window, windows
 from jrt.errors import EmptyInputError, StateMismatchError
 
@@ -45,7 +47,7 @@ class InfiniModel(AdaptedModel):
         super().__init__(base, method)
         self.settings = settings_of(base, method)
         self.write_penalty = method.write_penalty
-        self.checkpointing = False
+        self.checkpointing = method.gradient_checkpointing
         layers = [str(layer) for layer, kind in enumerate(self.settings.kinds) if kind == "memory"]
         config, device = base.config, base.device
         heads = config.num_attention_heads
@@ -117,19 +119,20 @@ class InfiniModel(AdaptedModel):
 
     def _windows(self, tokens: Tensor, mask: Tensor | None, cache: InfiniCache) -> Iterator[Window]:
         """The windows of a call; the memory forgets its past between them where gradients are to end."""
-        size, unroll = self.settings.segment_length, self.method.unroll
+        size = self.settings.segment_length
+        reach = None if self.method.bptt_segments is None else self.method.bptt_segments + 1
         training = self.training and torch.is_grad_enabled()
         if "window" in self.settings.kinds or (training and self.checkpoints()):
             segments = 1
         elif training:
-            segments = unroll or tokens.shape[1] // size + 1
+            segments = reach or tokens.shape[1] // size + 1
         else:
             segments = max(1, WIDE // size)
         wide = self.settings.plain and not (self.training and _drops(self.base.config))
         assert cache.seen is not None
         found = windows(mask, tokens.shape[1], cache.seen, size, segments, wide)
         for index, window in enumerate(found):
-            if training and unroll is not None and index and index * (segments if wide else 1) % unroll == 0:
+            if training and reach is not None and index and index * (segments if wide else 1) % reach == 0:
                 cache.detach_()
             yield window
 
@@ -154,7 +157,7 @@ class InfiniModel(AdaptedModel):
         attention = WindowAttention(
             self.settings, dict(self.gates), dict(self.write_gates), window, self.training, before
         )
-        with switched(self.base.config, attention), _without_checkpointing(self.base):
+        with switched(self.base.config, attention, *self._stand_in()), _without_checkpointing(self.base):
             output = self.base(
                 **{"input_ids" if tokens.dim() == 2 else "inputs_embeds": inputs},
                 position_ids=window.positions(self.settings.restart).to(device),
@@ -165,6 +168,14 @@ class InfiniModel(AdaptedModel):
         loss = None if targets is None else sum_of_losses(logits, targets[:, columns.to(targets.device)])
         layers = [attention.after.get(layer, InfiniLayer()) for layer in range(len(before))]
         return Part(window, layers, columns, logits if wanted.logits else None, loss, attention.writes)
+
+    def _stand_in(self) -> tuple[list[nn.Module], StandIn | None]:
+        """Attention modules that do not ask transformers' registry, and what attends for them."""
+        name = family_of(self.base.config).stand_in
+        if name is None:
+            return [], None
+        found = importlib.import_module(name)
+        return [module for module in self.base.modules() if found.is_attention(module)], found.attend
 
     def checkpoints(self) -> bool:
         """Whether a training step computes every segment again in its backward pass instead of keeping it."""

@@ -3,15 +3,17 @@
 transformers calls attention by a name in its registry that the config holds. `switched` puts a name of ours there and
 takes it away again; the function behind it finds the forward that it serves in a context variable. Where there is none
 (another thread runs the same base model plainly at that moment), attention and mask are what the config said before.
+A family whose attention does not ask the registry gets a stand-in for `forward` on its modules, for as long.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -40,36 +42,66 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
+StandIn = Callable[..., Any]
+"""Takes an attention module and the arguments of its `forward`; the stock one where `current()` is None."""
+
+
+@dataclass
+class _Switch:
+    """A base model that is switched now: by how many forwards, and what to put back."""
+
+    stock: str
+    covered: list[tuple[nn.Module, str, Any]]
+    times: int = 0
+
+
 _CURRENT: ContextVar[Attention | None] = ContextVar("jrt_infini", default=None)
 _LOCK = threading.Lock()
-_ACTIVE: dict[int, tuple[int, str]] = {}
-"""Of every config that is switched now, by its id: how often, and the implementation to go back to."""
+_ABSENT = object()
+_ACTIVE: dict[int, _Switch] = {}
+"""By the id of the config."""
 
 
 @contextmanager
-def switched(config: Any, attention: Attention) -> Iterator[None]:
-    """A context in which models with this config attend through `attention`, in this thread.
+def switched(
+    config: Any, attention: Attention, modules: Sequence[nn.Module] = (), stand_in: StandIn | None = None
+) -> Iterator[None]:
+    """A context in which the model with this config attends through `attention`, in this thread.
 
     Args:
-        config: the base model's; as it was when the context is left, also after an error.
+        config: the base model's; as it was when the last context is left, also after an error.
         attention: what computes.
+        modules: attention modules that do not ask the registry.
+        stand_in: what stands for their `forward`.
     """
     with _LOCK:
-        times, stock = _ACTIVE.get(id(config), (0, config._attn_implementation or "eager"))
-        _ACTIVE[id(config)] = times + 1, stock
-        if times == 0:
-            config._attn_implementation = _registered(stock)
+        switch = _ACTIVE.setdefault(id(config), _Switch(config._attn_implementation or "eager", []))
+        switch.times += 1
+        if switch.times == 1:
+            config._attn_implementation = _registered(switch.stock)
+            switch.covered = [_cover(module, stand_in) for module in modules if stand_in is not None]
     token = _CURRENT.set(attention)
     try:
         yield
     finally:
         _CURRENT.reset(token)
         with _LOCK:
-            times, stock = _ACTIVE.pop(id(config))
-            if times == 1:
-                config._attn_implementation = stock
-            else:
-                _ACTIVE[id(config)] = times - 1, stock
+            switch.times -= 1
+            if switch.times == 0:
+                del _ACTIVE[id(config)]
+                config._attn_implementation = switch.stock
+                for module, name, covered in switch.covered:
+                    if covered is _ABSENT:
+                        del vars(module)[name]
+                    else:
+                        vars(module)[name] = covered
+
+
+def _cover(module: nn.Module, stand_in: StandIn) -> tuple[nn.Module, str, Any]:
+    name = "_old_forward" if "_old_forward" in vars(module) else "forward"  # accelerate keeps the real one there
+    covered = vars(module).get(name, _ABSENT)
+    vars(module)[name] = partial(stand_in, module)
+    return module, name, covered
 
 
 def current() -> Attention | None:
