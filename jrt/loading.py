@@ -165,8 +165,12 @@ def _from_pretrained(
     """The model and its tokenizer, from a folder or the Hub."""
     from transformers import AutoTokenizer
 
+    settings = _settings(source, options)
+    if settings.get("model_type") == "gpt2" and "alt_mixer" in settings:
+        return _released(source, dtype, options, has_tokenizer)
     try:
-        _register_own(source, options)
+        if str(settings.get("model_type")).startswith("jrt_"):
+            _register_own()
         tokenizer = AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
         return _class(model_class).from_pretrained(source, dtype=dtype, **options), tokenizer
     except OSError as error:
@@ -186,17 +190,37 @@ def _from_pretrained(
         ) from error
 
 
-def _register_own(source: str, options: dict[str, Any]) -> None:
-    """Tells transformers' Auto classes about Based and JRT-RNN, where the model is one of them."""
+def _settings(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What config.json says; nothing where it cannot be had, which the loading itself then explains."""
     from transformers import PreTrainedConfig
 
     if "gguf_file" in options:
-        return  # a format that has none of ours
-    config, _ = PreTrainedConfig.get_config_dict(source, **options)
-    if str(config.get("model_type")).startswith("jrt_"):
-        from jrt.models import register
+        return {}  # a format that has none of ours
+    try:
+        settings, _ = PreTrainedConfig.get_config_dict(source, **options)
+    except (OSError, ValueError):
+        return {}
+    return dict(settings)
 
-        register()
+
+def _register_own() -> None:
+    """Tells transformers' Auto classes about Based and JRT-RNN."""
+    from jrt.models import register
+
+    register()
+
+
+def _released(source: str, dtype: Any, options: dict[str, Any], has_tokenizer: bool) -> tuple[Any, Any]:
+    """A released checkpoint of Based or JRT-RNN, a pickle that transformers takes for a GPT-2.
+
+    Prompts are read as they were when it was evaluated; `jrt convert` has the other way too.
+    """
+    from jrt.models.conversion import TOKENIZER, tokenizer_of
+    from jrt.models.released import load_released
+
+    model, _ = load_released(source, revision=options.get("revision"))
+    tokenizer = tokenizer_of(TOKENIZER) if has_tokenizer else None
+    return (model if dtype == "auto" else model.to(dtype)), tokenizer
 
 
 def _class(name: str) -> Any:

@@ -51,7 +51,7 @@ def convert(
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidOptionError(f"{folder} is there already.", "Pass a new or an empty folder.")
-    words = None if tokenizer is None else _tokenizer(tokenizer)
+    words = None if tokenizer is None else tokenizer_of(tokenizer)
     model, report = load_released(source, padding=padding, sliding_window=sliding_window, revision=revision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.part")
@@ -67,7 +67,12 @@ def convert(
     return report
 
 
-def _tokenizer(name: str) -> Any:
+def tokenizer_of(name: str) -> Any:
+    """The tokenizer `name`, a Hub id or folder.
+
+    Raises:
+        HubUnavailableError: it cannot be had.
+    """
     from transformers import AutoTokenizer
 
     try:

@@ -259,3 +259,15 @@ def test_a_real_checkpoint() -> None:
     with torch.no_grad():
         logits = model(torch.arange(100, 130)[None]).logits
     assert bool(logits.isfinite().all())
+
+
+def test_jrt_load_takes_a_released_folder_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "JRT-360M-30B", checkpoint(SCHEDULE), SETTINGS)
+    with pytest.raises(HubUnavailableError, match="tokenizer gpt2"):
+        jrt.load(str(source))  # no network here, and the repositories hold no tokenizer
+    monkeypatch.setattr("jrt.models.conversion.TOKENIZER", str(tmp_path / "words"))
+    word_tokenizer(size=VOCABULARY).save_pretrained(tmp_path / "words")
+    reader = jrt.load(str(source), dtype="bfloat16")
+    assert type(reader.model) is JRTForCausalLM and reader.model.config.padding == "legacy"
+    assert reader.model.dtype == torch.bfloat16
+    assert isinstance(reader.ask("Mira lives in Oslo.", "Where does Mira live?", max_new_tokens=3), str)
