@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from jrt.errors import InvalidOptionError, UnsupportedModelError
+from jrt.errors import InvalidOptionError
 from jrt.methods import Method
 
 Alignment = Literal["left", "right", "center"]
@@ -39,8 +39,6 @@ class RMT(Method):
         write_penalty: weight of the mean gate in the training loss; needs `gated`.
         bptt_segments: how many segments back a gradient reaches; None means all. Segments are counted from the end of
             each row: its last one reaches exactly so many back, and the ones before form windows of that reach.
-        gradient_checkpointing: read every segment again in the backward pass, so that training holds the activations of
-            one segment instead of all.
         initial_std: standard deviation of the initial memory; None means that of the token embeddings.
         cls_token_id: stands before the memory in every segment of an encoder; None means nothing does.
         sep_token_id: stands between memory and tokens and behind the tokens in every segment of an encoder.
@@ -57,7 +55,6 @@ class RMT(Method):
     update: Literal["replace", "gated"] = "replace"
     write_penalty: float = Field(default=0.0, ge=0.0)
     bptt_segments: int | None = Field(default=None, ge=0, strict=True)
-    gradient_checkpointing: bool = False
     initial_std: float | None = Field(default=None, ge=0.0)
     cls_token_id: int | None = Field(default=None, ge=0, strict=True)
     sep_token_id: int | None = Field(default=None, ge=0, strict=True)
@@ -86,10 +83,12 @@ class RMT(Method):
             UnsupportedModelError: an encoder-decoder model, a recurrent one, or a head that has no meaning here.
             InvalidOptionError: the model cannot hold such a segment and its memory tokens.
         """
-        from jrt.adapters.rmt_body import inspect_model
+        from jrt.adapters.rmt_body import inspect_model, refuse_other_decoders
+        from jrt.adapters.rmt_decoder import RMTDecoder
         from jrt.adapters.rmt_encoder import RMTEncoder
 
         facts = inspect_model(model)
-        if facts.causal:
-            raise UnsupportedModelError(f"{type(model).__name__} is a decoder.", "RMT takes encoders.")
-        return RMTEncoder(model, self, facts)
+        if not facts.causal:
+            return RMTEncoder(model, self, facts)
+        refuse_other_decoders(model, facts)
+        return RMTDecoder(model, self, facts)

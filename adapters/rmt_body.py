@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
 from jrt.errors import UnsupportedModelError
 
@@ -51,8 +52,10 @@ def unwrapped(model: Any) -> Any:
 
 
 def body_of(model: Any) -> Any:
-    """The layers below the head: what gives the last hidden state."""
-    return unwrapped(model).base_model
+    """The layers below the head: what gives the last hidden state. OPT's head passes by all but the innermost."""
+    body = unwrapped(model).base_model
+    inner = getattr(body, "decoder", None)
+    return inner if isinstance(inner, PreTrainedModel) else body
 
 
 def with_hidden(model: Any, **inputs: Any) -> tuple[Any, Tensor]:
@@ -98,8 +101,9 @@ def _inspect(model: Any) -> ModelFacts:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 6, known.shape[-1], generator=generator).to(known) * known.std()
     output, hidden = _run(model, noise)
-    changed = torch.cat([noise[:, :-1], noise[:, -1:] + 10 * known.std()], dim=1)
-    causal = torch.equal(_run(model, changed)[1][:, 0], hidden[:, 0])
+    changed = torch.cat([noise[:, :-1], -noise[:, -1:]], dim=1)  # a shift would vanish in the embeddings' layer norm
+    moved = float((_run(model, changed)[1][:, 0] - hidden[:, 0]).abs().max())
+    causal = moved <= 1e-5 * float(hidden[:, 0].abs().max())
     token_fields, sequence_fields = _fields(output, _run(model, noise[:, :5])[0], model)
     return ModelFacts(
         embedding_width=known.shape[-1],
@@ -185,6 +189,38 @@ def _refuse_other_kinds(model: Any) -> None:
         raise UnsupportedModelError(
             f"{name} carries learned prompt tokens of PEFT, which would be put before the memory in every segment.",
             "Use LoRA or another adapter of weights.",
+        )
+
+
+def refuse_other_decoders(model: Any, facts: ModelFacts) -> None:
+    """Says why a causal model is none that RMT reads with.
+
+    Raises:
+        UnsupportedModelError: it has no head for language modelling, no explicit positions, or a state that is not keys
+            and values.
+    """
+    name = type(unwrapped(model)).__name__
+    if "logits" not in facts.token_fields:
+        raise UnsupportedModelError(
+            f"{name} is a decoder without a language modelling head, and its answer would be that of the memory tokens "
+            "behind the text.",
+            "Load it with AutoModelForCausalLM.",
+        )
+    if not {"position_ids", "past_key_values"} <= _parameters(model):
+        raise UnsupportedModelError(
+            f"{name} takes no position_ids and past_key_values, so its rows cannot open their segments at different "
+            "times.",
+            "Use a decoder with explicit positions (OPT, GPT-2, Llama, GPT-NeoX, Qwen, Gemma, ...).",
+        )
+    embeddings = torch.zeros(1, 2, facts.embedding_width, dtype=model.dtype, device=model.device)
+    with torch.no_grad():
+        cache = getattr(model(inputs_embeds=embeddings, use_cache=True), "past_key_values", None)
+    kinds = {type(layer).__name__ for layer in getattr(cache, "layers", [])}
+    if type(cache) is not DynamicCache or not kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:
+        raise UnsupportedModelError(
+            f"{name} keeps more than keys and values ({', '.join([type(cache).__name__, *sorted(kinds)])}), and "
+            "a recurrent state cannot forget the tokens of a segment that has ended.",
+            "A model with recurrent layers reads on without RMT.",
         )
 
 

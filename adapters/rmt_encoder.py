@@ -90,7 +90,7 @@ class RMTEncoder(RMTModel):
             back = len(segments) - 1 - number
             head = back == 0 or (bool(self.facts.token_fields) and layout.wants(step.columns, step.inside))
             reached = self._reached(back)
-            if cut_here(back, self.method.bptt_segments):
+            if self.method.bptt_segments is not None and cut_here(back, self.method.bptt_segments):
                 state = _detached(state, segments, number, memory is not None)
             with nullcontext() if reached else torch.no_grad():
                 new, gates, fields = self._read(state, step, head, None if back else targets.sequence)
@@ -147,7 +147,7 @@ class RMTEncoder(RMTModel):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One forward: the new memory of the step's rows, (b, m, D), its gates, and what the model answers."""
         memory = state if len(step.rows) == len(state) else state[step.rows]
-        if self.method.gradient_checkpointing and torch.is_grad_enabled():
+        if self.checkpointing and torch.is_grad_enabled():
             read: Any = checkpoint(self._segment, memory, step, head, labels, use_reentrant=False)
             return read  # type: ignore[no-any-return]
         return self._segment(memory, step, head, labels)

@@ -56,6 +56,7 @@ class RMTModel(AdaptedModel):
     Attributes:
         initial_memory: what the first segment reads, (m, D).
         write_penalty: the method's; may be changed while training, as a curriculum does.
+        checkpointing: whether a training step reads every segment again in its backward pass.
     """
 
     method: RMT
@@ -65,6 +66,7 @@ class RMTModel(AdaptedModel):
         self.facts = facts
         self.segment_length = _segment_length(base, method, facts, num_other_tokens)
         self.write_penalty = method.write_penalty
+        self.checkpointing = False
         device, width = base.get_input_embeddings().weight.device, facts.hidden_width
         std = facts.embedding_std * facts.embedding_scale if method.initial_std is None else method.initial_std
         self.initial_memory = nn.Parameter(torch.randn(method.num_memory_tokens, width, device=device) * std)
@@ -119,6 +121,20 @@ class RMTModel(AdaptedModel):
             return loss
         return loss + self.write_penalty * mean_write
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Reads every segment again in the backward pass, so that training holds the activations of one segment instead
+        of all; what Trainer's `gradient_checkpointing` calls.
+
+        Args:
+            gradient_checkpointing_kwargs: taken as transformers passes them; a segment is always checkpointed without
+                re-entering autograd.
+        """
+        self.checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undoes `gradient_checkpointing_enable`."""
+        self.checkpointing = False
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the initial memory and the gate do not decay, as vectors do not."""
         own = [self.initial_memory] + ([self.write_gate.weight] if self.method.update == "gated" else [])
@@ -147,9 +163,9 @@ class Writes:
         return None if self.total is None else self.total / self.count
 
 
-def cut_here(back: int, bptt_segments: int | None) -> bool:
-    """Whether the gradient stops at the memory that the segment `back` before the last reads."""
-    return bptt_segments is not None and back % (bptt_segments + 1) == bptt_segments
+def cut_here(back: Any, bptt_segments: int) -> Any:
+    """Whether the gradient stops at the memory that the segment `back` before the last reads; a number or a tensor."""
+    return back % (bptt_segments + 1) == bptt_segments
 
 
 def _segment_length(base: Any, method: RMT, facts: ModelFacts, others: int) -> int:

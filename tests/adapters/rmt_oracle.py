@@ -75,3 +75,22 @@ def encoder_row(model: Any, ids: list[int], memory: Tensor | None = None) -> tup
         answers.append(answer)
         places.append(torch.tensor(piece, dtype=torch.long))
     return answers, places, memory
+
+
+def decoder_row(model: Any, ids: list[int], memory: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Reads one row without padding, segment by segment, each from its first token.
+
+    Returns:
+        The logits of every token, (T, V), and the memory behind the last full segment, (1, m, D).
+    """
+    memory = model.initial_memory[None] if memory is None else memory
+    m, length, logits = model.method.num_memory_tokens, model.segment_length, []
+    embed = model.base.get_input_embeddings()
+    for piece in pieces(ids, length, "left"):
+        read = as_embeddings(model, memory)
+        parts = [read, embed(torch.tensor([piece]))] + ([read] if len(piece) == length else [])
+        answer = model.base(inputs_embeds=torch.cat(parts, dim=1), output_hidden_states=True, use_cache=False)
+        logits.append(answer.logits[0, m : m + len(piece)])
+        if len(piece) == length:
+            memory = updated(model, memory, answer.hidden_states[-1][:, m + length :])
+    return torch.cat(logits), memory
