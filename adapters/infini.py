@@ -32,8 +32,8 @@ class InfiniAttention(Method):
         layers: which layers get a memory; None is every layer that attends to everything, or every layer where each
             has a window of its own.
         epsilon: added to the memory's denominators. A read-out that finds less than this is damped towards zero.
-        bptt_segments: how many segments back a gradient reaches at most; None is all. The memory forgets how it came
-            about after every `bptt_segments + 1` segments.
+        bptt_segments: how many segments back a gradient reaches; None is all. Counted from the end: the last segment
+            of the longest row reaches exactly so many back, and those before form groups of that reach.
         gradient_checkpointing: read every segment again in the backward pass, so that training holds the activations of
             one segment instead of all.
 

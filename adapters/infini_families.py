@@ -98,3 +98,12 @@ def sliding_windows(config: Any) -> list[int | None]:
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
     return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def key_value_heads(base: nn.Module) -> int:
+    """Hkv: what the attention modules say (Falcon's config means it in some variants only), or else the config."""
+    for module in base.modules():
+        if hasattr(module, "layer_idx") and hasattr(module, "num_kv_heads"):
+            return int(module.num_kv_heads)  # type: ignore[arg-type]
+    config: Any = base.config
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)

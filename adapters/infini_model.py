@@ -18,12 +18,12 @@ from torch.utils.checkpoint import checkpoint
 from jrt.adapters.adapted import AdaptedModel
 from jrt.adapters.infini_attention import WindowAttention
 from jrt.adapters.infini_cache import InfiniCache, InfiniLayer, no_tokens
-from jrt.adapters.infini_families import family_of
+from jrt.adapters.infini_families import family_of, key_value_heads
 from jrt.adapters.infini_outputs import InfiniOutput, Part, Wanted, combined, sum_of_losses
 from jrt.adapters.infini_settings import settings_of
 from jrt.adapters.infini_switch import StandIn, switched
 from jrt.adapters.infini_windows import Window, windows
-from jrt.errors import EmptyInputError, StateMismatchError
+from jrt.errors import EmptyInputError, InvalidOptionError, StateMismatchError
 
 if TYPE_CHECKING:
     from jrt.adapters.infini import InfiniAttention
@@ -50,11 +50,10 @@ class InfiniModel(AdaptedModel):
         self.checkpointing = method.gradient_checkpointing
         layers = [str(layer) for layer, kind in enumerate(self.settings.kinds) if kind == "memory"]
         config, device = base.config, base.device
-        heads = config.num_attention_heads
+        heads, pairs = config.num_attention_heads, key_value_heads(base)
         self.gates = nn.ParameterDict(
             {layer: nn.Parameter(torch.full((heads,), method.gate_init, device=device)) for layer in layers}
         )
-        pairs = getattr(config, "num_key_value_heads", None) or heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.write_gates = nn.ModuleDict(
             {layer: WriteGate(pairs, width).to(device) for layer in layers} if method.write_gate else {}
@@ -119,20 +118,22 @@ class InfiniModel(AdaptedModel):
 
     def _windows(self, tokens: Tensor, mask: Tensor | None, cache: InfiniCache) -> Iterator[Window]:
         """The windows of a call; the memory forgets its past between them where gradients are to end."""
-        size = self.settings.segment_length
-        reach = None if self.method.bptt_segments is None else self.method.bptt_segments + 1
+        assert cache.seen is not None
+        size, reach = self.settings.segment_length, self.method.bptt_segments
         training = self.training and torch.is_grad_enabled()
-        if "window" in self.settings.kinds or (training and self.checkpoints()):
+        wide = self.settings.plain and not (self.training and _drops(self.base.config))
+        lengths = cache.seen % size + (tokens.shape[1] if mask is None else mask.sum(1))
+        total = -(-int(lengths.max()) // size)
+        if not wide or "window" in self.settings.kinds or (training and self.checkpoints()):
             segments = 1
         elif training:
-            segments = reach or tokens.shape[1] // size + 1
+            segments = total if reach is None else reach + 1
         else:
             segments = max(1, WIDE // size)
-        wide = self.settings.plain and not (self.training and _drops(self.base.config))
-        assert cache.seen is not None
-        found = windows(mask, tokens.shape[1], cache.seen, size, segments, wide)
-        for index, window in enumerate(found):
-            if training and reach is not None and index and index * (segments if wide else 1) % reach == 0:
+        first = (total - 1) % segments + 1 if training else segments
+        for index, window in enumerate(windows(mask, tokens.shape[1], cache.seen, size, (first, segments), wide)):
+            whole_group = segments > 1 or (reach is not None and (total - index) % (reach + 1) == 0)
+            if training and reach is not None and index and whole_group:
                 cache.detach_()
             yield window
 
@@ -181,18 +182,36 @@ class InfiniModel(AdaptedModel):
         """Whether a training step computes every segment again in its backward pass instead of keeping it."""
         return self.checkpointing or any(vars(module).get("gradient_checkpointing") for module in self.base.modules())
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
         """Keeps of each segment only the state at its borders; what Trainer's `gradient_checkpointing` calls.
 
         Args:
-            gradient_checkpointing_kwargs: taken as transformers passes them; a segment is always checkpointed without
-                re-entering autograd.
+            activation_checkpointing_kwargs: ours is always without re-entering autograd.
+            every_n_layers: ours is by segments, so 1.
+            offload: ours keeps the borders where they are, so False.
+
+        Raises:
+            InvalidOptionError: something else is asked for.
         """
+        options = dict(activation_checkpointing_kwargs or {})
+        if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
+            raise InvalidOptionError(
+                "InfiniAttention computes whole segments again, without re-entering autograd, and offloads nothing.",
+                "Leave out gradient_checkpointing_kwargs and the other options of checkpointing.",
+            )
         self.checkpointing = True
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Undoes `gradient_checkpointing_enable`."""
+    def activation_checkpointing_disable(self) -> None:
+        """Undoes `activation_checkpointing_enable`."""
         self.checkpointing = False
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+    gradient_checkpointing_disable = activation_checkpointing_disable
 
     def gate_values(self) -> dict[int, Tensor]:
         """By layer, the memory's share in every query head, between 0 and 1, `(H,)` on the CPU."""

@@ -76,7 +76,7 @@ class Window:
 
 
 def windows(
-    mask: Tensor | None, length: int, seen: Tensor, segment_length: int, segments: int, wide: bool
+    mask: Tensor | None, length: int, seen: Tensor, segment_length: int, segments: tuple[int, int], wide: bool
 ) -> Iterator[Window]:
     """Cuts new tokens into windows.
 
@@ -85,7 +85,7 @@ def windows(
         length: T.
         seen: real tokens that each row had read before, `(B,)`.
         segment_length: tokens a segment.
-        segments: how many segments a wide window holds at most.
+        segments: how many segments a wide window holds at most, the first one and the others.
         wide: whether windows may be wide at all.
     """
     rows = len(seen)
@@ -95,7 +95,7 @@ def windows(
     while bool((done < totals).any()):
         left = totals - done
         aligned = bool((fills[left > 0] == 0).all())
-        room = segment_length * segments if wide and aligned else segment_length - fills
+        room = segment_length * segments[bool(done.any())] if wide and aligned else segment_length - fills
         counts = torch.minimum(left, torch.as_tensor(room))
         steps = torch.arange(int(counts.max()))[None]
         columns = (done[:, None] + steps).clamp(max=length - 1)

@@ -143,13 +143,15 @@ def _options(rest: str, text: str) -> dict[str, Any]:
 
 
 def _split_commas(text: str) -> list[str]:
-    """Splits at commas that stand outside double quotes."""
-    pieces, current, quoted, escaped = [], "", False, False
+    """Splits at commas that stand outside double quotes and brackets."""
+    pieces, current, quoted, escaped, depth = [], "", False, False, 0
     for character in text:
         if character == '"' and not escaped:
             quoted = not quoted
+        elif not quoted:
+            depth += (character in "[{") - (character in "]}")
         escaped = character == "\\" and not escaped
-        if character == "," and not quoted:
+        if character == "," and not quoted and depth <= 0:
             pieces.append(current)
             current = ""
         else:
@@ -163,7 +165,7 @@ def _literal(value: Any) -> str:
         try:
             json.loads(value)
         except json.JSONDecodeError:
-            if value == value.strip() and not set(value) & set(',"\n\\') and value:
+            if value == value.strip() and not set(value) & set(',"\n\\[]{}') and value:
                 return value
     return json.dumps(value, ensure_ascii=False)
 

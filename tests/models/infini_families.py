@@ -33,12 +33,13 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "OPTConfig",
         _PLAIN
         | dict(ffn_dim=96, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=256)
-        | dict(word_embed_proj_dim=64),
+        | dict(word_embed_proj_dim=64, dropout=0.0),
     ),
     "gpt2": (
         "GPT2LMHeadModel",
         "GPT2Config",
         dict(vocab_size=128, n_embd=64, n_layer=3, n_head=4, n_positions=256, scale_attn_by_inverse_layer_idx=True)
+        | dict(attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
         | dict(pad_token_id=0, bos_token_id=1, eos_token_id=2),
     ),
     "falcon": ("FalconForCausalLM", "FalconConfig", _PLAIN | dict(num_hidden_layers=3, num_attention_heads=4)),
