@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -116,8 +117,13 @@ class GeneratedTask(Task):
         raise NotImplementedError
 
     def own_items(self, limit: int | None, seed: int) -> list[Item]:
-        names = [f"{self.name}-{seed}-{index}" for index in range(limit or DEFAULT_COUNT)]
-        return [self.generate(random.Random(f"{self}/{name}"), name) for name in names]
+        return [self.generate(generator, name) for name, generator in self.sources(limit or DEFAULT_COUNT, seed)]
+
+    def sources(self, count: int, seed: int) -> Iterator[tuple[str, random.Random]]:
+        """The name of every item and what it is drawn with."""
+        for index in range(count):
+            name = f"{self.name}-{seed}-{index}"
+            yield name, random.Random(f"{self}/{name}")
 
     @property
     def source(self) -> str:

@@ -17,7 +17,7 @@ from pydantic import Field
 from jrt.errors import InputNotFoundError
 from jrt.evals.items import Item
 from jrt.evals.tasks.base import GeneratedTask
-from jrt.training.places import Distractors, Kind, Passages, Split
+from jrt.training.places import PLACES, Distractors, Kind, Passage, Passages, Split
 
 
 class PlacesTask(GeneratedTask):
@@ -40,18 +40,34 @@ class PlacesTask(GeneratedTask):
     split: Split = "heldout"
     text: str | None = None
 
+    @staticmethod
+    def classes() -> tuple[str, ...]:
+        """Every answer that there is, for models that choose one."""
+        return PLACES
+
+    @property
+    def length(self) -> int:
+        """Words and marks of document and question."""
+        return self.num_segments * self.segment_length
+
+    @property
+    def passages(self) -> Passages:
+        """What the items are drawn from."""
+        return _passages(self.kind, self.split, self.text)
+
+    def passage(self, generator: random.Random) -> Passage:
+        """What `generate` makes an item of: the pieces of the text, for models that are given tokens."""
+        return self.passages.draw(np.random.default_rng(generator.getrandbits(128)), self.length)
+
     def generate(self, generator: random.Random, name: str) -> Item:
-        passages = _passages(self.kind, self.split, self.text)
-        passage = passages.draw(
-            np.random.default_rng(generator.getrandbits(128)), self.num_segments * self.segment_length
-        )
+        passage = self.passage(generator)
         extras = {
             "facts": list(passage.facts),
             "offsets": list(passage.offsets),
             "segments": [offset // self.segment_length for offset in passage.offsets],
             "asked": passage.asked,
         }
-        context = passages.text(passage.pieces[: -passage.question_length])
+        context = self.passages.text(passage.pieces[: -passage.question_length])
         return Item(name, context, passage.question, (passage.answer,), extras)
 
 

@@ -1,0 +1,199 @@
+"""How far a memory carries: `memorize`, `detect` and `reason` at any number of segments, in constant memory.
+
+    python -m jrt.evals.memory jrt/tiny-rmt --segments 64,512,1024,4096 --limit 500 --out results/seed-0.json
+
+Reads with an encoder under `jrt.RMT` that classifies into places, as `jrt/tiny-rmt` does. Texts are given in parts of
+some segments with the memory handed from one part to the next, so neither the length nor the number of texts changes
+what is held. Beside the score stands that of the same weights without a memory (only the last segment is read), which
+can answer only where the facts happen to stand there. Scores come by place, by tenth of the text in which the asked
+fact stands, and for facts that the border of two segments cuts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from torch import Tensor
+
+import jrt
+from jrt.evals.statistics import wilson
+from jrt.evals.tasks.base import DEFAULT_COUNT
+from jrt.evals.tasks.places import PlacesTask
+from jrt.evals.tasks.registry import task_class
+from jrt.training.places import PLACES, Passage, pieces
+
+ROWS = 100
+"""Texts that are read at once: few enough for the activations to stay in a processor's cache."""
+SEGMENTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One item and what was said.
+
+    Attributes:
+        answer: the right place.
+        said: the place that was answered.
+        said_without_memory: what the last segment alone gives.
+        position: where the asked fact begins, in words and marks.
+        length: of the text.
+        cut: whether the border of two segments cuts the asked fact.
+        in_last: whether every fact begins in the last segment.
+    """
+
+    answer: str
+    said: str
+    said_without_memory: str
+    position: int
+    length: int
+    cut: bool
+    in_last: bool
+
+
+def answered(reader: jrt.Reader, task: PlacesTask, *, limit: int = DEFAULT_COUNT, seed: int = 0) -> list[Answered]:
+    """Asks the first `limit` items of a task; they are those of `task.items(limit=limit, seed=seed)`.
+
+    Args:
+        reader: an encoder that classifies into places under `jrt.RMT`, whose segments are as long as the task's.
+        task: what is asked.
+        limit: how many items.
+        seed: of the items.
+    """
+    found: list[Answered] = []
+    drawn: list[Passage] = []
+    for number, (_, generator) in enumerate(task.sources(limit, seed), start=1):
+        drawn.append(task.passage(generator))
+        if len(drawn) == ROWS or number == limit:
+            found += _answer(reader, task, drawn)
+            drawn = []
+    return found
+
+
+@torch.inference_mode()
+def _answer(reader: jrt.Reader, task: PlacesTask, drawn: list[Passage]) -> list[Answered]:
+    tokenizer, model, width = reader.need_tokenizer(), reader.model, task.segment_length
+    words = [piece.strip() for piece in task.passages.vocabulary]
+    table = np.array(tokenizer.convert_tokens_to_ids(words), dtype=np.int64)
+    texts = np.stack([passage.pieces for passage in drawn])
+    memory, step = None, SEGMENTS_AT_ONCE * width
+    for begin in range(0, task.length, step):
+        output = model(_tensor(table[texts[:, begin : begin + step]], model), memory=memory)
+        memory = output.memory
+    alone = model(_tensor(table[texts[:, -width:]], model)).logits
+    said, said_alone = (_places(model, logits) for logits in (output.logits, alone))
+    return [
+        Answered(
+            answer=passage.answer,
+            said=place,
+            said_without_memory=without,
+            position=passage.offsets[passage.asked],
+            length=task.length,
+            cut=_is_cut(passage, width),
+            in_last=min(passage.offsets) >= task.length - width,
+        )
+        for passage, place, without in zip(drawn, said, said_alone, strict=True)
+    ]
+
+
+def _tensor(ids: NDArray[np.int64], model: Any) -> Tensor:
+    return torch.from_numpy(ids).to(model.device)
+
+
+def _places(model: Any, logits: Tensor) -> list[str]:
+    return [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
+
+
+def _is_cut(passage: Passage, width: int) -> bool:
+    begin = passage.offsets[passage.asked]
+    return begin // width != (begin + len(pieces(passage.facts[passage.asked])) - 1) // width
+
+
+def summary(items: Sequence[Answered]) -> dict[str, Any]:
+    """Shares with Wilson's 95 % intervals: of all items, by place, by tenth of the text, and of cut facts."""
+    tenths = [item.position * 10 // item.length for item in items]
+    return {
+        "all": _share(items),
+        "without_memory": _share(items, without_memory=True),
+        "facts_in_last_segment": sum(item.in_last for item in items),
+        "by_place": {place: _share([item for item in items if item.answer == place]) for place in PLACES},
+        "by_tenth": [_share([i for i, at in zip(items, tenths, strict=True) if at == tenth]) for tenth in range(10)],
+        "cut": _share([item for item in items if item.cut]),
+    }
+
+
+def _share(items: Sequence[Answered], *, without_memory: bool = False) -> dict[str, Any] | None:
+    """Right and asked with the interval in percent; None where nothing was asked."""
+    if not items:
+        return None
+    right = sum((item.said_without_memory if without_memory else item.said) == item.answer for item in items)
+    estimate = wilson(right, len(items))
+    return {"right": right, "of": len(items), **{k: round(100 * v, 2) for k, v in estimate._asdict().items()}}
+
+
+def measure(
+    reader: jrt.Reader, kinds: Sequence[str], segments: Sequence[int], *, split: str, limit: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """One record for each task and number of segments."""
+    for count in segments:
+        for kind in kinds:
+            task = task_class(kind)(num_segments=count, segment_length=reader.model.segment_length, split=split)
+            assert isinstance(task, PlacesTask)
+            started = time.perf_counter()
+            items = answered(reader, task, limit=limit, seed=seed)
+            seconds = round(time.perf_counter() - started, 1)
+            yield {"task": str(task), "kind": kind, "segments": count, "seconds": seconds, **summary(items)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--tasks", default="memorize,detect,reason")
+    parser.add_argument("--segments", default="64,512,1024,4096")
+    parser.add_argument("--split", choices=("train", "heldout"), default="heldout")
+    parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    reader = jrt.load(arguments.model, device="cpu")
+    report: dict[str, Any] = {
+        "command": "python -m jrt.evals.memory " + " ".join(sys.argv[1:]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": reader.model.method.to_dict(),
+        "limit": arguments.limit,
+        "seed": arguments.seed,
+        "split": arguments.split,
+        "versions": {
+            "python": platform.python_version(),
+            "jrt": jrt.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "results": [],
+    }
+    segments = [int(count) for count in arguments.segments.split(",")]
+    kinds = arguments.tasks.split(",")
+    options: dict[str, Any] = {"split": arguments.split, "limit": arguments.limit, "seed": arguments.seed}
+    for record in measure(reader, kinds, segments, **options):
+        report["results"].append(record)
+        shares = f"{record['all']['value']} % [{record['all']['low']}, {record['all']['high']}]"
+        print(f"{record['segments']:6} {record['kind']:9} {shares} in {record['seconds']} s", flush=True)
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
