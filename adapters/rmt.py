@@ -39,6 +39,8 @@ class RMT(Method):
         write_penalty: weight of the mean gate in the training loss; needs `gated`.
         bptt_segments: how many segments back a gradient reaches; None means all. Segments are counted from the end of
             each row: its last one reaches exactly so many back, and the ones before form windows of that reach.
+        gradient_checkpointing: read every segment again in the backward pass, so that training holds the activations of
+            one segment instead of all.
         initial_std: standard deviation of the initial memory; None means that of the token embeddings.
         cls_token_id: stands before the memory in every segment of an encoder; None means nothing does.
         sep_token_id: stands between memory and tokens and behind the tokens in every segment of an encoder.
@@ -55,6 +57,7 @@ class RMT(Method):
     update: Literal["replace", "gated"] = "replace"
     write_penalty: float = Field(default=0.0, ge=0.0)
     bptt_segments: int | None = Field(default=None, ge=0, strict=True)
+    gradient_checkpointing: bool = False
     initial_std: float | None = Field(default=None, ge=0.0)
     cls_token_id: int | None = Field(default=None, ge=0, strict=True)
     sep_token_id: int | None = Field(default=None, ge=0, strict=True)

@@ -66,7 +66,7 @@ class RMTModel(AdaptedModel):
         self.facts = facts
         self.segment_length = _segment_length(base, method, facts, num_other_tokens)
         self.write_penalty = method.write_penalty
-        self.checkpointing = False
+        self.checkpointing = method.gradient_checkpointing
         device, width = base.get_input_embeddings().weight.device, facts.hidden_width
         std = facts.embedding_std * facts.embedding_scale if method.initial_std is None else method.initial_std
         self.initial_memory = nn.Parameter(torch.randn(method.num_memory_tokens, width, device=device) * std)
@@ -121,19 +121,36 @@ class RMTModel(AdaptedModel):
             return loss
         return loss + self.write_penalty * mean_write
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Reads every segment again in the backward pass, so that training holds the activations of one segment instead
-        of all; what Trainer's `gradient_checkpointing` calls.
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Reads every segment again in the backward pass; what Trainer calls when it is to checkpoint.
 
         Args:
-            gradient_checkpointing_kwargs: taken as transformers passes them; a segment is always checkpointed without
-                re-entering autograd.
+            activation_checkpointing_kwargs: ours is always without re-entering autograd.
+            every_n_layers: ours is by segments, so 1.
+            offload: ours keeps the borders where they are, so False.
+
+        Raises:
+            InvalidOptionError: something else is asked for.
         """
+        options = dict(activation_checkpointing_kwargs or {})
+        if options.pop("use_reentrant", False) or options or every_n_layers != 1 or offload:
+            raise InvalidOptionError(
+                "RMT reads whole segments again, without re-entering autograd, and offloads nothing.",
+                "Leave out the options of checkpointing.",
+            )
         self.checkpointing = True
 
-    def gradient_checkpointing_disable(self) -> None:
-        """Undoes `gradient_checkpointing_enable`."""
+    def activation_checkpointing_disable(self) -> None:
+        """Undoes `activation_checkpointing_enable`."""
         self.checkpointing = False
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+    gradient_checkpointing_disable = activation_checkpointing_disable
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the initial memory and the gate do not decay, as vectors do not."""

@@ -1,0 +1,133 @@
+"""What cannot work is refused, with the reason and what to type instead."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+import torch
+import transformers
+from encoders import build_encoder, random_text
+from rmt_models import build_decoder, decoder
+from zoo import build, random_ids
+
+import jrt
+from jrt.adapters.rmt import RMT
+from jrt.errors import EmptyInputError, InvalidOptionError, StateMismatchError, UnsupportedModelError
+from jrt.methods import parse_method
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(num_memory_tokens=-1), "num_memory_tokens=-1"),
+        (dict(segment_length=0), "segment_length=0"),
+        (dict(bptt_segments=-2), "bptt_segments=-2"),
+        (dict(update="gatd"), "update='gatd'"),
+        (dict(segment_len=7), "Did you mean 'segment_length'"),
+        (dict(write_penalty=0.1), "update='gated'"),
+    ],
+)
+def test_options_that_do_not_exist_or_mean_nothing(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOptionError, match=message.replace("(", r"\(")):
+        RMT(**options)
+
+
+def test_a_segment_and_its_memory_must_fit_the_positions() -> None:
+    bert, roberta = build_encoder("bert", "Model"), build_encoder("roberta", "Model")
+    special = dict(cls_token_id=3, sep_token_id=4)
+    with pytest.raises(InvalidOptionError, match=r"has 64 positions.*RMT\(segment_length=51\)"):
+        RMT(num_memory_tokens=10, segment_length=52, **special).adapt(bert)
+    assert RMT(num_memory_tokens=10, **special).adapt(bert).segment_length == 64 - 10 - 3
+    assert RMT(num_memory_tokens=0, **special).adapt(bert).segment_length == 64 - 2
+    whole = RMT(num_memory_tokens=4).adapt(roberta)
+    assert whole.segment_length == 60, "66 positions, of which the first two are for padding"
+    whole(random_text(1, 120))
+    with pytest.raises(InvalidOptionError, match=r"has 256 positions.*RMT\(segment_length=236\)"):
+        RMT(num_memory_tokens=10, segment_length=237).adapt(build("gpt2"))
+    with pytest.raises(InvalidOptionError, match="fewer memory tokens"):
+        RMT(num_memory_tokens=200).adapt(build("opt"))
+    longest = RMT(num_memory_tokens=10, segment_length=236).adapt(build("opt"))
+    longest(random_ids(1, 240))
+
+
+def test_models_without_a_place_for_memory() -> None:
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    )
+    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+        jrt.wrap(t5, RMT(segment_length=8))
+    for name in ("mamba", "jamba", "minimax", "recurrent_gemma"):
+        with pytest.raises(UnsupportedModelError, match="recurrent"):
+            RMT(segment_length=8).adapt(build(name))
+    config = build_decoder("llama").config
+    with pytest.raises(UnsupportedModelError, match="AutoModelForCausalLM"):
+        RMT(segment_length=8).adapt(transformers.LlamaForSequenceClassification(config))
+    with pytest.raises(UnsupportedModelError, match="AutoModelForCausalLM"):
+        RMT(segment_length=8).adapt(transformers.LlamaModel(config))
+    with pytest.raises(UnsupportedModelError, match="prediction_logits"):
+        RMT(segment_length=8).adapt(build_encoder("bert", "ForPreTraining"))
+    with pytest.raises(InvalidOptionError, match="Leave alignment out"):
+        RMT(segment_length=8, alignment="right").adapt(build("llama"))
+
+
+def test_labels_of_the_wrong_kind_or_shape() -> None:
+    ids = random_text(2, 20)
+    options = dict(num_memory_tokens=2, segment_length=8)
+    classifier = RMT(**options).adapt(build_encoder("bert", "ForSequenceClassification"))
+    with pytest.raises(InvalidOptionError, match=r"\(3,\).*there are 2"):
+        classifier(ids, labels=torch.tensor([0, 1, 2]))
+    with pytest.raises(InvalidOptionError, match="question answering"):
+        classifier(ids, start_positions=torch.tensor([0, 1]), end_positions=torch.tensor([0, 1]))
+    tagger = RMT(**options).adapt(build_encoder("bert", "ForTokenClassification"))
+    with pytest.raises(InvalidOptionError, match=r"\(2, 19\).*\(2, 20\)"):
+        tagger(ids, labels=ids[:, 1:])
+    with pytest.raises(InvalidOptionError, match="no head"):
+        RMT(**options).adapt(build_encoder("bert", "Model"))(ids, labels=ids)
+    answerer = RMT(**options).adapt(build_encoder("bert", "ForQuestionAnswering"))
+    with pytest.raises(InvalidOptionError, match="Only one"):
+        answerer(ids, start_positions=torch.tensor([0, 1]))
+    with pytest.raises(InvalidOptionError, match="token types"):
+        RMT(**options).adapt(build_encoder("distilbert", "Model"))(ids, token_type_ids=torch.zeros_like(ids))
+    with pytest.raises(InvalidOptionError, match="attention_mask has the shape"):
+        classifier(ids, torch.ones(2, 21))
+    with pytest.raises(InvalidOptionError, match=r"labels have the shape \(2, 19\)"):
+        decoder()(random_ids(2, 20), labels=random_ids(2, 19))
+
+
+def test_memories_and_states_of_the_wrong_shape() -> None:
+    encoder = RMT(num_memory_tokens=2, segment_length=8).adapt(build_encoder("bert", "Model"))
+    with pytest.raises(StateMismatchError, match=r"\(2, 3, 32\).*need \(2, 2, 32\)"):
+        encoder(random_text(2, 20), memory=torch.zeros(2, 3, 32))
+    model, ids = decoder(), random_ids(2, 20)
+    with pytest.raises(StateMismatchError, match=r"need \(2, 2, 64\)"):
+        model(ids, memory=torch.zeros(1, 2, 64))
+    cache = model(ids).past_key_values
+    with pytest.raises(StateMismatchError, match="Pass one of them"):
+        model(ids, memory=torch.zeros(2, 2, 64), past_key_values=cache)
+    with pytest.raises(StateMismatchError, match="of 2 rows for 1 rows"):
+        model(ids[:1], past_key_values=cache)
+    with pytest.raises(StateMismatchError, match="DynamicCache"):
+        model(ids, past_key_values=transformers.DynamicCache())
+    with pytest.raises(InvalidOptionError, match="attention_mask has the shape"):
+        model(ids, torch.ones(2, 19))
+
+
+def test_nothing_to_read() -> None:
+    encoder = RMT(num_memory_tokens=2, segment_length=8).adapt(build_encoder("bert", "Model"))
+    for model, ids in ((encoder, random_text(2, 9)), (decoder(), random_ids(2, 9))):
+        with pytest.raises(EmptyInputError):
+            model(ids[:, :0])
+        with pytest.raises(EmptyInputError):
+            model(ids, torch.zeros_like(ids))
+
+
+def test_the_method_is_found_by_its_name_and_says_itself() -> None:
+    method = parse_method("rmt:segment_length=12,update=gated,write_penalty=0.05")
+    assert method == jrt.RMT(segment_length=12, update="gated", write_penalty=0.05)
+    assert parse_method(str(method)) == method and jrt.methods.Method.from_dict(method.to_dict()) == method
