@@ -1,0 +1,270 @@
+"""The kernel benchmark without a GPU: every way is right, wrong ones are found and not timed, the clock is obeyed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jrt.bench import kernels, kernels_taylor, running
+from jrt.bench.cells import PHASES, Case, Cell, Phase, by_priority, ends
+from jrt.bench.clocks import CudaTimer, timed
+from jrt.bench.kernels_registry import GROUPS, WAYS
+from jrt.bench.measuring import Machine, measure_on_cpu, measure_on_gpu, prepare, seconds_expected
+from jrt.bench.roofline import H200
+from jrt.errors import InvalidOptionError
+
+CPU = torch.device("cpu")
+LARGE = Machine(memory=1e12, ceilings=H200)
+
+
+def case(phase: Phase = "prefill", length: int = 40, dtype: torch.dtype = torch.float32) -> Case:
+    return Case(phase, 2, 2, length, CPU, dtype)
+
+
+def way_named(name: str) -> Any:
+    return next(way for way in WAYS if way.name == name)
+
+
+class FakeTimer:
+    """Runs what it is given and claims that it took a millisecond for every character of the call's name."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.each, self.rounds, self.graphs = seconds, list[int](), 0
+
+    def seconds(self, call: Callable[[], Any], rounds: int) -> list[float]:
+        self.rounds.append(rounds)
+        for _ in range(min(rounds, 2)):
+            call()
+        return [self.each] * rounds
+
+    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        self.graphs += 1
+        return call
+
+
+@pytest.mark.parametrize(
+    ("way", "phase"),
+    [
+        pytest.param(way, phase, id=f"{way.group}-{way.name}-{phase}")
+        for way in WAYS
+        if "cpu" in way.devices
+        for phase in way.phases
+    ],
+)
+@pytest.mark.parametrize("length", [40, 1100])
+def test_every_way_is_right(way: Any, phase: Phase, length: int) -> None:
+    """Of a short sequence every position is compared, of a long one both ends; gradients too."""
+    at = Case(phase, 1, 2, length, CPU, torch.float32)
+    if (reason := way.obstacle(at)) is not None:
+        assert way.name == "scan, compiled", reason  # no compiler, or a backward pass
+        return
+    _, verdict = prepare(way, at)
+    assert verdict.right, verdict
+
+
+def _broken(way: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return replace(way, forward=lambda at, inputs: change(way.forward(at, inputs)))
+
+
+def last_position(output: Tensor) -> Tensor:
+    """Off by a thousandth, at the last position of the last head of the last row."""
+    output = output.clone()
+    output[-1, -1, -1] *= 1.003
+    return output
+
+
+@pytest.mark.parametrize("phase", ["prefill", "backward"])
+@pytest.mark.parametrize("name", ["taylor", "taylor with prefix (PLA)", "sliding window"])
+def test_one_wrong_position_is_found_and_not_timed(name: str, phase: Phase) -> None:
+    way, timer = replace(way_named(name), ours=True), FakeTimer()
+    wrong = replace(_broken(way, last_position), name="wrong", ours=False)
+    cell = Cell(way.group, case(phase, 1100))
+    right_row, wrong_row = measure_on_gpu(cell, [way, wrong], timer, LARGE)
+    assert right_row["ms"] == 10 and right_row["ratio"] == 1 and right_row["note"] == ""
+    assert wrong_row["note"].startswith("WRONG") and wrong_row["ms"] is None and wrong_row["error"] > 1e-5
+    found = {row["way"]: row for row in measure_on_cpu(cell, [way, wrong], rounds=1)}
+    assert found[name]["CPU ms"] > 0 and found["wrong"]["CPU ms"] is None
+
+
+def test_not_a_number_is_wrong() -> None:
+    way = _broken(way_named("taylor"), lambda output: output * float("nan"))
+    assert not prepare(way, case())[1].right
+
+
+def test_sixteen_bits_may_be_off_twice_as_far_as_plain_torch() -> None:
+    way, at = way_named("taylor"), case(dtype=torch.bfloat16)
+    _, verdict = prepare(way, at)
+    assert verdict.right and verdict.error > 1e-4
+    assert not prepare(_broken(way, lambda output: output * 1.05), at)[1].right
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_times_ratios_and_floors(phase: Phase) -> None:
+    """A fake timer in place of the GPU's; everything else is what runs there."""
+    timer, at = FakeTimer(seconds=0.02), case(phase)
+    ours, other = way_named("taylor"), way_named("causal SDPA")
+    rows = measure_on_gpu(Cell("taylor", at), [other, ours], timer, LARGE)
+    assert [row["way"] for row in rows] == ["causal SDPA", "taylor"]
+    for row, way in zip(rows, (other, ours), strict=True):
+        floor = 1e3 * way.operation.work(at).floor(H200)
+        assert row["ms"] == 20 and row["ratio"] == 1
+        assert row["floor ms"] == floor and row["of floor"] == floor / 20
+        assert row["graph ms"] == (20 if phase == "decode" else None)
+    assert timer.graphs == (2 if phase == "decode" else 0)
+    assert measure_on_gpu(Cell("taylor", at), [ours], timer, replace(LARGE, ceilings=None))[0]["floor ms"] is None
+
+
+def test_what_cannot_be_measured_says_why() -> None:
+    def explode(at: Case, inputs: Any) -> Tensor:
+        raise RuntimeError("no kernel image is available\nand more")
+
+    def exhaust(at: Case, inputs: Any) -> Tensor:
+        raise torch.OutOfMemoryError("too much")
+
+    ours = way_named("taylor")
+    ways = [
+        replace(ours, name="explodes", forward=explode),
+        replace(ours, name="exhausts", forward=exhaust),
+        replace(ours, name="obstacle", obstacle=lambda at: "is not installed"),
+        replace(ours, name="elsewhere", devices=("cuda",)),
+        replace(ours, name="large", temporary=lambda at: 1e12),
+        replace(ours, name="slow", cost=lambda at: kernels_taylor.Work(790e12, 0)),
+    ]
+    notes = {row["way"]: row["note"] for row in measure_on_gpu(Cell("taylor", case()), ways, FakeTimer(), LARGE)}
+    assert notes == {
+        "explodes": "RuntimeError: no kernel image is available",
+        "exhausts": "does not fit",
+        "obstacle": "is not installed",
+        "large": "does not fit: about 1006 GB, 1000 GB are free",
+        "slow": "left out: one call takes about 2.9 s",
+    }
+    assert seconds_expected(Cell("taylor", case()), ways, LARGE) == pytest.approx(0.6, abs=0.01)
+    cpu = measure_on_cpu(Cell("taylor", case()), ways[:4], rounds=1)
+    assert [row["note"] for row in cpu] == list(notes.values())[:3]
+
+
+@pytest.mark.parametrize(("once", "rounds"), [(1e-6, 60), (0.01, 15), (3.0, 5)])
+def test_as_many_rounds_as_fit(once: float, rounds: int) -> None:
+    timer = FakeTimer(once)
+    assert timed(lambda: None, timer) == once
+    assert timer.rounds == [3, rounds]
+
+
+def test_the_published_benchmark_comes_first() -> None:
+    cells = running.plan(GROUPS, PHASES, [1, 2, 16, 64], [1024, 32768, 262144], case())
+    assert cells[0] == Cell("taylor", replace(case(), batch=16, length=32768))
+    assert {(cell.group, cell.case.phase) for cell in cells[:5]} >= {("taylor", phase) for phase in PHASES}
+    assert ("scan", "decode") not in {(cell.group, cell.case.phase) for cell in cells}
+    assert len(cells) == len(set(cells)) == 12 * (3 + 3 + 2 + 2)
+    assert by_priority(cells[::-1], GROUPS) == cells
+
+
+def test_the_clock_is_obeyed_and_the_table_is_in_order() -> None:
+    cells = [Cell("window", case(length=8)), Cell("taylor", case("decode", 4)), Cell("taylor", case(length=2))]
+    seconds = {8: 5.0, 4: 50.0, 2: 3.0}
+    now = [0.0]
+
+    def measure(cell: Cell) -> list[dict[str, Any]]:
+        now[0] += seconds[cell.case.length]
+        return [{"length": cell.case.length}]
+
+    rows, left_out = running.within(cells, measure, lambda cell: seconds[cell.case.length], 10.0, lambda: now[0])
+    assert [row["length"] for row in rows] == [2, 8]
+    assert left_out == ["taylor decode batch 2 positions 4"]
+
+
+def test_the_machine_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run on a GPU does, but for the events."""
+    monkeypatch.setattr(running, "CudaTimer", FakeTimer)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100e9, 140e9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    measure, expected = running.on_gpu()
+    cells = [Cell(group, case(length=30)) for group in GROUPS]
+    rows, left_out = running.within(cells, measure, expected, time.monotonic() + 600)
+    assert not left_out and {row["group"] for row in rows} == set(GROUPS)
+    assert all(row["ms"] == 10 and row["floor ms"] > 0 for row in rows if row["note"] == "")
+    assert len({tuple(row) for row in rows}) == 1
+
+
+def test_based_kernels_of_fla_are_given_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the package: sequence first, contiguous, normalised."""
+    seen: list[tuple[int, ...]] = []
+
+    def based(q: Tensor, k: Tensor, v: Tensor, use_norm: bool = False) -> Tensor:
+        assert use_norm and q.is_contiguous() and k.is_contiguous() and v.is_contiguous()
+        seen.append(tuple(q.shape))
+        s = torch.einsum("bihd,bjhd->bhij", q, k) / 4
+        weights = (1 + s + s * s / 2).tril()
+        return torch.einsum("bhij,bjhd->bihd", weights / weights.sum(-1, keepdim=True), v)
+
+    package: Any = ModuleType("fla.ops.based")
+    package.parallel_based = package.fused_chunk_based = based
+    for name in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "fla.ops.based", package)
+    for name in ("fla fused_chunk_based", "fla parallel_based"):
+        _, verdict = prepare(way_named(name), case())
+        assert verdict.right
+    assert seen == [(2, 40, 2, 16)] * 2
+
+
+def test_a_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    threads = torch.get_num_threads()
+    report = kernels.run(lengths="24,48", heads=2, rounds=1, groups="window,taylor", plot_to=tmp_path / "kernels.png")
+    assert torch.get_num_threads() == threads
+    assert "GPU times are not measured" in report.notes
+    assert [row["group"] for row in report.rows] == sorted(row["group"] for row in report.rows)
+    ours = [row for row in report.rows if row["way"] == "taylor"]
+    assert [(row["phase"], row["positions"]) for row in ours] == [(p, t) for p in PHASES for t in (24, 48)]
+    assert all(row["ratio"] == 1 and row["error"] < 1e-5 for row in ours)
+    assert len(list(report.tables())) == 1 and (tmp_path / "kernels.png").stat().st_size > 1000
+    assert kernels.run(lengths="24", heads=1, rounds=1, budget_minutes=0.0).settings["left_out"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": "tailor"}, "no 'tailor' here. Did you mean 'taylor'"),
+        ({"phases": "prefill,back"}, "no 'back' here"),
+        ({"device": "cuda"}, "has no CUDA device"),
+        ({"device": "tpu"}, "no device 'tpu'"),
+        ({"tune": True}, "tuned on a GPU"),
+    ],
+)
+def test_what_cannot_be_asked(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidOptionError, match=message):
+        kernels.run(lengths="8", **options)
+
+
+def test_tuning_is_asked_of_the_kernels_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jrt.kernels.taylor import tune
+    from jrt.kernels.taylor.tuning import Launch
+
+    monkeypatch.setattr(tune, "tune", lambda: {"forward/bf16/64": (Launch(num_warps=8), 1.5)})
+    found = kernels._tune(torch.device("cuda"))
+    assert found["forward/bf16/64"]["ms"] == 1.5 and found["forward/bf16/64"]["num_warps"] == 8
+
+
+def test_positions_that_are_compared() -> None:
+    assert torch.equal(ends(1024), torch.arange(1024))
+    assert ends(5000).tolist() == [*range(64), *range(4936, 5000)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_events_measure_what_a_call_takes() -> None:
+    timer, x = CudaTimer(), torch.randn(4096, 4096, device="cuda")
+    short, long = (timed(call, timer) for call in (lambda: x @ x, lambda: x @ x @ x @ x @ x))
+    assert 2.5 < long / short < 6
+    assert timed(timer.captured(lambda: x @ x), timer) == pytest.approx(short, rel=0.3)
