@@ -51,19 +51,33 @@ def infini_attention_reference(
         if k.shape[2] == segment_length:
             sigma_k = features(mk, feature_map)
             weighted = sigma_k * written[:, :, now, None].to(dtype) * real[:, None, now, None].to(dtype)
-            known = 0 if rule == "linear" else sigma_k @ memory / (sigma_k @ z[..., None] + epsilon)
-            memory = memory + weighted.mT @ (v - known)
+            known = sigma_k @ memory / (sigma_k @ z[..., None] + epsilon)
             if rule == "delta_corrected":
-                weighted = weighted * unknown_share(sigma_k, z)
+                unknown, step = corrected_steps(sigma_k, weighted, z)
+                memory = memory + weighted.mT @ (unknown * v + step * (v - known))
+                weighted = weighted * unknown
+            else:
+                memory = memory + weighted.mT @ (v if rule == "linear" else v - known)
             z = z + weighted.sum(2)
     return torch.cat(outputs, 2).to(value.dtype), InfiniState(memory, z)
 
 
-def unknown_share(sigma_k: Tensor, z: Tensor) -> Tensor:
-    """gamma, the share of each key that z does not count yet: 1 - sigma(k) z / |sigma(k)|^2 within 0 and 1, detached as
-    in 2407.04841; keys `(B, Hkv, ..., S, D)`, z `(B, Hkv, ..., D)`, result `(B, Hkv, ..., S, 1)`."""
-    square = sigma_k.square().sum(-1, keepdim=True)
-    return (1 - sigma_k @ z[..., None] / square.clamp(min=torch.finfo(z.dtype).tiny)).clamp(0, 1).detach()
+def corrected_steps(sigma_k: Tensor, weighted: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """What of each key is new, and how far what is known of it moves; README.md has the formulas.
+
+    Args:
+        sigma_k: features of a segment's keys, `(B, Hkv, S, D)`.
+        weighted: the same times how much of each is written.
+        z: the normaliser before the segment, `(B, Hkv, D)`.
+
+    Returns:
+        gamma and c, `(B, Hkv, S, 1)`, detached as gamma is in 2407.04841.
+    """
+    tiny, counted = torch.finfo(z.dtype).tiny, sigma_k @ z[..., None]
+    unknown = (1 - counted / sigma_k.square().sum(-1, keepdim=True).clamp(min=tiny)).clamp(0, 1)
+    again = sigma_k @ (weighted * (1 - unknown)).sum(2)[..., None]
+    step = (1 - unknown) * (counted / again.clamp(min=tiny)).clamp(max=1)
+    return unknown.detach(), step.detach()
 
 
 def _causal_softmax(scores: Tensor, real: Tensor) -> Tensor:

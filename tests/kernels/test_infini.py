@@ -56,10 +56,10 @@ def read_back(attention: Any, rule: str, segments: list[list[Tensor]]) -> Tensor
         ("linear", [[ONE]] * 5 + [[TWO]], 5 / 6, 1 / 6),
         ("delta", [[ONE]] * 5 + [[TWO]], 1 / 3, 1 / 6),
         ("delta_corrected", [[ONE]] * 5 + [[TWO]], 0.0, 1.0),
-        # once one, then twenty copies of two in one segment: every copy applies the correction
+        # once one, then twenty copies of two in one segment: in the published delta rule every copy corrects
         ("linear", [[ONE], [TWO] * 20], 1 / 21, 20 / 21),
         ("delta", [[ONE], [TWO] * 20], -19 / 21, 20 / 21),
-        ("delta_corrected", [[ONE], [TWO] * 20], -19.0, 20.0),
+        ("delta_corrected", [[ONE], [TWO] * 20], 0.0, 1.0),
     ],
 )
 def test_reads_back_what_the_rule_says(
