@@ -75,10 +75,15 @@ def defined(model: Any, ids: Tensor) -> Tensor:
                         both = torch.cat([k[pair, first : first + S], v[pair, first : first + S]], -1)
                         weight = (both @ gate.weight[pair] + gate.bias[pair]).relu()
                     known = sigma @ memory / (sigma @ z + method.epsilon)[:, None]
-                    value = v[pair, first : first + S] - (known if method.rule != "linear" else 0)
-                    memory = memory + (weight[:, None] * sigma).T @ value
+                    value = v[pair, first : first + S]
+                    change = value - known if method.rule == "delta" else value
                     if method.rule == "delta_corrected":
-                        weight = weight * (1 - (sigma @ z) / (sigma * sigma).sum(-1)).clamp(0, 1)
+                        new = (1 - (sigma @ z) / (sigma * sigma).sum(-1)).clamp(0, 1)
+                        again = sigma @ ((weight * (1 - new)) @ sigma)
+                        step = (1 - new) * torch.where(again > 0, (sigma @ z) / again, 0.0).clamp(max=1)
+                        change = new[:, None] * value + step[:, None] * (value - known)
+                    memory = memory + (weight[:, None] * sigma).T @ change
+                    weight = weight * new if method.rule == "delta_corrected" else weight
                     z = z + weight @ sigma
         x = x + attention.o_proj(mixed)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
