@@ -23,6 +23,8 @@ from jrt.tokens import encode, encode_after
 from jrt.training.rows import IGNORED, Row, Split
 from jrt.training.words import word_tokenizer, words_of
 
+_ANSWER = 3
+"""Tokens of a row that are kept free for the answer and its end."""
 _SAMPLE = 16
 """Items whose prompts are looked through for words that are no symbols."""
 
@@ -45,6 +47,7 @@ class TaskRows:
         self.seed = seed
         self.prompts: list[JRTPrompt] = [_prompting(named.method) for named in named_methods(methods)]
         self._tokenizer: Any = None
+        self._by_split = {split: self._of_split(split) for split in ("train", "validation")}
         if not isinstance(self.task, GeneratedTask) and not hasattr(self.task, "training_item"):
             able = [name for name in known_tasks() if issubclass(task_class(name), GeneratedTask)]
             raise InvalidOptionError(
@@ -70,10 +73,8 @@ class TaskRows:
         return self, tokenizer
 
     def __call__(self, split: Split, index: int, length: int) -> Row:
-        """Row `index`; how long it is depends on the task, and not on `length`."""
-        item = self._item(split, index)
-        prompt = self._prompt(item, index)
-        ids = encode(self._tokenizer, prompt, special=True)
+        """Row `index`: at most `length` tokens of a task that has a length in segments, else as long as it is."""
+        item, prompt, ids = self._fitting(split, index, length)
         text, prefix_length, labels = prompt, len(ids), [IGNORED] * len(ids)
         more = self.task.more_questions(item) if hasattr(self.task, "more_questions") else []
         for cue, answer in [("", item.answers[0]), *more]:
@@ -85,13 +86,38 @@ class TaskRows:
                     labels += new if asked else [IGNORED] * len(new)
         if self._tokenizer.eos_token_id is not None:
             ids, labels = [*ids, self._tokenizer.eos_token_id], [*labels, self._tokenizer.eos_token_id]
-        return Row(index, np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64), prefix_length)
+        arrays = (np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64))
+        return Row(index, *arrays, prefix_length, item.answers[0])
 
-    def _item(self, split: Split, index: int) -> Item:
-        name = f"{self.task.name}-{split}-{self.seed}-{index}"
-        draw = getattr(self.task, "training_item", None) or self.task.generate
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Every answer there is, where the task says so."""
+        return tuple(self.task.classes()) if hasattr(self.task, "classes") else None
+
+    def _of_split(self, split: str) -> Any:
+        """The task of a split: where it knows facts that training never sees, those are for validation."""
+        if "split" not in type(self.task).model_fields:
+            return self.task
+        return self.task.model_copy(update={"split": "train" if split == "train" else "heldout"})
+
+    def _item(self, split: Split, index: int, pieces: int | None = None) -> Item:
+        task, name = self._by_split[split], f"{self.task.name}-{split}-{self.seed}-{index}"
+        if pieces is not None:
+            task = task.model_copy(update={"num_segments": 1, "segment_length": pieces})
+        draw = getattr(task, "training_item", None) or task.generate
         item: Item = draw(random.Random(f"{self.task}/{name}"), name)
         return item
+
+    def _fitting(self, split: Split, index: int, length: int) -> tuple[Item, str, list[int]]:
+        """An item, its prompt and the prompt's tokens; a text of segments gets as many words as fit `length`."""
+        pieces = length - _ANSWER if "num_segments" in type(self.task).model_fields else None
+        while True:
+            item = self._item(split, index, pieces)
+            prompt = self._prompt(item, index)
+            ids = encode(self._tokenizer, prompt, special=True)
+            if pieces is None or len(ids) <= length - _ANSWER:
+                return item, prompt, ids
+            pieces = min(pieces - 1, pieces * (length - _ANSWER) // len(ids))
 
     def _prompt(self, item: Item, index: int) -> str:
         return str(self.task.plan(item, self.prompts[index % len(self.prompts)]).text)

@@ -24,12 +24,14 @@ class Row:
         labels: the token that should have been foreseen at each place, (T,), `IGNORED` where none is asked: as
             transformers has them, the label of a place is predicted one place before it.
         prefix_length: how much of it is the prompt, where it is one.
+        answer: the answer to the prompt, for models that choose it from a list.
     """
 
     index: int
     input_ids: NDArray[np.int64]
     labels: NDArray[np.int64]
     prefix_length: int | None = None
+    answer: str | None = None
 
 
 class Rows(Protocol):
@@ -53,6 +55,7 @@ class Stage:
     Attributes:
         name: of its folder of checkpoints.
         steps: optimizer steps, at most.
+        learning_rate: the highest learning rate.
         segments: the most segments of its rows, for models that read in segments.
         target_accuracy: the stage ends when an evaluation is so accurate.
         target_loss: the stage ends when the loss of an evaluation is so low.
@@ -60,6 +63,7 @@ class Stage:
 
     name: str
     steps: int
+    learning_rate: float
     segments: int = 1
     target_accuracy: float | None = None
     target_loss: float | None = None

@@ -167,11 +167,14 @@ class _Run:
             if task_rows is None:
                 raise InvalidOptionError(f"Where do rows of {self.settings.task} come from?", "Pass task_rows.")
             self.rows, kind.tokenizer = task_rows(kind.tokenizer)
+            kind.classes = getattr(self.rows, "classes", None)
         self.model = kind.build()
+        if self.settings.checkpoint_activations:
+            kind.checkpoint_activations(self.model)
         if self.settings.task is None:
             path = self.out / "tokens.bin"
             self.first_process(lambda: None if path.exists() else write_tokens(self.settings, kind.tokenizer, path))
-            longest = kind.longest(self.model)
+            longest = max(kind.longest(self.model, stage) for stage in kind.stages())
             self.rows = TextRows(path, self.settings.seed, self.settings.validation_share, longest)
 
     def stages(self) -> dict[str, list[dict[str, float]]]:
@@ -200,13 +203,14 @@ class _Run:
         settings, restart = self.settings, getattr(self.settings, "restart_optimizer", True)
         if previous is not None and checkpoint is None:
             self.kind.load_weights(self.model, previous)
+        self.kind.begin(self.model, stage)
 
         def length(row: int) -> int:
             return self.kind.length(self.model, stage, row // settings.batch_size)
 
         first = schedule[0] * settings.batch_size
         count = stage.steps * settings.batch_size
-        extra = self.kind.callbacks(self.out)
+        longest = self.kind.longest(self.model, stage)
         evaluation = settings.evaluation_rows if settings.validation_share or settings.task else 0
         trainer = StageTrainer(
             self.kind,
@@ -214,9 +218,9 @@ class _Run:
             stage,
             self._arguments(stage, index, bool(evaluation)),
             StageRows(self.rows, "train", count, first, length),
-            StageRows(self.rows, "validation", evaluation, 0, length) if evaluation else None,
+            StageRows(self.rows, "validation", evaluation, 0, lambda row: longest) if evaluation else None,
             (0, stage.steps) if restart else schedule,
-            [_Reports(self.report, stage), _EndsEarly(stage), _ClipsValues(settings.clip_value), *extra],
+            [_Reports(self.report, stage), _EndsEarly(stage), _ClipsValues(settings.clip_value)],
         )
         if previous is not None and checkpoint is None and not restart:
             trainer.create_optimizer().load_state_dict(torch.load(previous / "optimizer.pt", weights_only=True))
@@ -233,7 +237,6 @@ class _Run:
             gradient_accumulation_steps=accumulate,
             max_grad_norm=settings.clip_norm,
             bf16=settings.bf16,
-            activation_checkpointing=settings.checkpoint_activations,
             use_cpu=settings.device == "cpu",
             seed=settings.seed + index,
             train_sampling_strategy="sequential",
@@ -284,6 +287,7 @@ class _Run:
             "log": log,
         }
         write_text(self.out / _RECORD, json.dumps(record, indent=2) + "\n")
+        self.kind.finish(self.out, log)
 
 
 class _Reports(transformers.TrainerCallback):
@@ -294,7 +298,8 @@ class _Reports(transformers.TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if self._report is not None and state.is_world_process_zero and "train_runtime" not in logs:
-            self._report(self._stage.name, {"step": state.global_step, "steps": state.max_steps, **logs})
+            numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
+            self._report(self._stage.name, {"step": state.global_step, "steps": state.max_steps, **numbers})
 
 
 class _EndsEarly(transformers.TrainerCallback):

@@ -48,6 +48,8 @@ class Settings(BaseModel):
         default="cosine", description="How the learning rate falls: constant, linear or cosine."
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps in which the learning rate rises.")
+    warmup_share: float = Field(default=0.0, ge=0, lt=1, description="The same as a share of the steps.")
+    optimizer: Literal["adamw", "adafactor"] = Field(default="adamw", description="adamw or adafactor.")
     weight_decay: float = Field(default=0.1, ge=0, description="Decay of matrices; vectors never decay.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's first beta.")
     beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW's second beta.")
@@ -116,21 +118,6 @@ class ModelSettings(Settings):
     @classmethod
     def _parse(cls, value: Any) -> Any:
         return parse_json(value)
-
-
-class AdaptedSettings(Settings):
-    """For kinds that put a method on a base model."""
-
-    model: str = Field(default="", description="The base model: a folder or Hub id.")
-    method: str = Field(default="", description="The method and its options: name:option=value,option=value.")
-    segments: int = Field(default=4, ge=1, description="The most segments of a row.")
-    learned_only: bool = Field(default=False, description="Train only what the method adds.")
-
-    @model_validator(mode="after")
-    def _needs_model(self) -> Self:
-        if not self.model:
-            raise ValueError("a base model is needed: model=FOLDER or a Hub id")
-        return self
 
 
 def parse_json(value: Any) -> Any:

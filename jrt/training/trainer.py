@@ -25,8 +25,8 @@ from jrt.training.rows import IGNORED, Row, Rows, Split, Stage
 FINISHED = "finished"
 """A file in the last checkpoint of a stage."""
 _STAGING = ".unfinished"
-_PARTS = {"ntp_loss": "labels", "mlm_loss": "mlm_labels"}
-"""Parts of the loss that a model may return, and what has to be asked for it."""
+_PARTS = {"ntp_loss": "labels", "mlm_loss": "mlm_labels", "mean_write": "labels"}
+"""What a model may return beside the loss, and what has to be asked for it."""
 
 
 class StageRows(Dataset[Row]):
@@ -44,11 +44,12 @@ class StageRows(Dataset[Row]):
 
 def learning_rate(settings: Any, step: int, total: int) -> float:
     """The learning rate of a step as a share of the highest one: a rise over the warm-up, then the schedule's fall."""
-    if step < settings.warmup_steps:
-        return (step + 1) / (settings.warmup_steps + 1)
+    rise = max(settings.warmup_steps, round(settings.warmup_share * total))
+    if step < rise:
+        return (step + 1) / (rise + 1)
     if settings.schedule == "constant":
         return 1.0
-    done = min(1.0, (step - settings.warmup_steps) / max(1, total - settings.warmup_steps))
+    done = min(1.0, (step - rise) / max(1, total - rise))
     fall = 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     lowest = settings.final_learning_rate / settings.learning_rate
     return float(lowest + (1 - lowest) * fall)
@@ -108,8 +109,12 @@ class StageTrainer(transformers.Trainer):
         if self.optimizer is None:
             settings = self.kind.settings
             groups = [group for group in self.kind.parameter_groups(self.model) if group["params"]]
-            betas = (settings.beta1, settings.beta2)
-            self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)
+            if settings.optimizer == "adafactor":
+                fixed = dict(scale_parameter=False, relative_step=False)
+                self.optimizer = transformers.optimization.Adafactor(groups, lr=self.stage.learning_rate, **fixed)
+            else:
+                betas = (settings.beta1, settings.beta2)
+                self.optimizer = torch.optim.AdamW(groups, lr=self.stage.learning_rate, betas=betas)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -132,7 +137,7 @@ class StageTrainer(transformers.Trainer):
             part = getattr(output, name, None)
             if part is not None and needed in inputs:
                 self._remember(model.training, name, torch.stack([part.detach(), torch.ones_like(part)]))
-        if self.kind.settings.task is not None:
+        if self.kind.settings.task is not None and output.logits is not None:
             end = getattr(self.kind.tokenizer, "eos_token_id", None)
             self._remember(model.training, "accuracy", right_answers(output.logits, inputs["labels"], end))
         return (output.loss, output) if return_outputs else output.loss
@@ -151,7 +156,7 @@ class StageTrainer(transformers.Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._means(training=True)
+            logs |= self._means(training=True) | self.kind.measure(self.model)
         super().log(logs, start_time)
 
     def evaluation_loop(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
@@ -200,7 +205,9 @@ def right_answers(logits: Tensor, labels: Tensor, end: int | None) -> Tensor:
         labels: (B, T), unshifted, or (B,); `IGNORED` where nothing is asked.
         end: the token that ends an answer; it is always the same and not counted.
     """
-    predicted, asked = (logits[:, :-1].argmax(-1), labels[:, 1:]) if labels.dim() == 2 else (logits.argmax(-1), labels)
+    if labels.dim() == 1:
+        return torch.stack([logits.argmax(-1).eq(labels).sum(), labels.new_tensor(len(labels))]).float()
+    predicted, asked = logits[:, :-1].argmax(-1), labels[:, 1:]
     counted = (asked != IGNORED) & (asked != (IGNORED if end is None else end))
     return torch.stack([(predicted.eq(asked) & counted).sum(), counted.sum()]).float()
 

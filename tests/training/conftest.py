@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from jrt.training.words import word_tokenizer
+from train_child import TINY
 
-TINY = {
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "feature_dim": 4,
-    "intermediate_size": 16,
-    "sliding_window": 4,
-    "initializer_range": 0.1,
-}
+from jrt.evals.tasks.registry import parse_task
+from jrt.training.words import word_tokenizer, words_of
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +30,52 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "book.txt").write_text(" ".join(text))
     word_tokenizer(words).save_pretrained(folder / "tokenizer")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny encoder and a tiny decoder that know the words of `memorize`, as folders."""
+    from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+
+    task = parse_task("memorize:num_segments=1,segment_length=60")
+    tokenizer = word_tokenizer(
+        [*words_of(f"{i.context} {i.question} {' '.join(i.answers)}" for i in task.items(limit=300))]
+    )
+    tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    folders = {name: tmp_path_factory.mktemp("bases") / name for name in ("encoder", "decoder")}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = BertForMaskedLM(
+            BertConfig(**shape, num_hidden_layers=1, max_position_embeddings=40, initializer_range=0.2)
+        )
+        decoder = LlamaForCausalLM(LlamaConfig(**shape, num_hidden_layers=2, bos_token_id=1, eos_token_id=1))
+    for name, model in (("encoder", encoder), ("decoder", decoder)):
+        model.save_pretrained(folders[name])
+        tokenizer.save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def adapted(bases: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """Options of runs of a second with a method on a base model."""
+    common = {
+        "task": "memorize",
+        "segments": 2,
+        "steps": 6,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "log_every": 1,
+        "save_every": 2,
+        "evaluate_every": 3,
+        "evaluation_rows": 8,
+        "device": "cpu",
+    }
+    method = "num_memory_tokens=2,segment_length=24"
+    return {
+        "rmt": common | {"model": str(bases["encoder"]), "head": "classification", "method": method},
+        "infini": common | {"model": str(bases["decoder"]), "method": "segment_length=24", "curriculum": True},
+    }
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +95,3 @@ def options(corpus: Path) -> dict[str, Any]:
         "evaluation_rows": 6,
         "device": "cpu",
     }
-
-
-def child(spec: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
-    """`train_child.py` in a process of its own."""
-    program = [sys.executable, str(Path(__file__).parent / "train_child.py"), json.dumps(spec, default=str)]
-    surroundings = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"} | environment
-    return subprocess.Popen(program, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train_child import TINY
 
 import jrt
 from jrt.errors import (
@@ -165,7 +165,9 @@ def test_documents_of_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_the_learning_rate(schedule: str) -> None:
-    told = SimpleNamespace(warmup_steps=10, schedule=schedule, learning_rate=2.0, final_learning_rate=0.2)
+    told = SimpleNamespace(
+        warmup_steps=10, warmup_share=0.05, schedule=schedule, learning_rate=2.0, final_learning_rate=0.2
+    )
     rates = [learning_rate(told, step, 110) for step in range(111)]
     assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1
     middle, last = {"constant": (1, 1), "linear": (0.55, 0.1), "cosine": (0.55, 0.1)}[schedule]
@@ -231,6 +233,11 @@ def test_no_text_and_no_such_kind(options: dict[str, Any], tmp_path: Path) -> No
 def test_every_preset_is_valid(kind: str) -> None:
     owner = kind_class(kind)
     assert owner.name == kind
-    for name in owner.presets:
-        extra = {"text": ["a.txt"]} | ({"model": "m"} if "method" in owner.settings_class.model_fields else {})
-        with_preset(owner.settings_class, owner.presets, name, extra)
+    for name, options in owner.presets.items():
+        extra = {} if "task" in options else {"text": ["a.txt"]}
+        if "method" in owner.settings_class.model_fields:
+            extra = extra | {"model": "bert-base-cased"}
+        chosen = with_preset(owner.settings_class, owner.presets, name, extra)
+        assert all(getattr(chosen, option) == value for option, value in options.items())
+        if chosen.task is not None:
+            TaskRows(chosen.task, chosen.methods, chosen.seed)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import child
 from safetensors.torch import load_file
+from train_child import child
 
 from jrt.errors import InvalidOptionError
 from jrt.training.kinds import kind_class

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import child
 from safetensors.torch import load_file
+from train_child import child
 
 import jrt
 from jrt.errors import InvalidOptionError, StateMismatchError

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 KINDS = {
     "based": ("jrt.training.kinds.based:Based", "A Based language model: causal Taylor attention."),
+    "infini": ("jrt.training.kinds.infini:Infini", "Infini-attention on a decoder: a compressive memory."),
     "jrt-rnn": ("jrt.training.kinds.jrt_rnn:JRTRNN", "A JRT-RNN: a Based model that reads its prompt non-causally."),
+    "rmt": ("jrt.training.kinds.rmt:RMT", "RMT on an encoder or decoder: memory tokens, a curriculum of segments."),
 }
 """Every kind by name: `module:class`, and what it trains."""
 

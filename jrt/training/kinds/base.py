@@ -19,6 +19,7 @@ class Kind(ABC):
 
     Attributes:
         tokenizer: of the rows and the model.
+        classes: the answers to choose from, where the rows have a list of them.
     """
 
     name: ClassVar[str]
@@ -30,6 +31,7 @@ class Kind(ABC):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
         self.tokenizer: Any = None
+        self.classes: tuple[str, ...] | None = None
 
     @abstractmethod
     def find_tokenizer(self) -> Any:
@@ -43,9 +45,9 @@ class Kind(ABC):
     def length(self, model: Any, stage: Stage, step: int) -> int:
         """Tokens of the rows of one step."""
 
-    def longest(self, model: Any) -> int:
-        """Tokens of the longest row of the run."""
-        return max(self.length(model, stage, 0) for stage in self.stages())
+    @abstractmethod
+    def longest(self, model: Any, stage: Stage) -> int:
+        """Tokens of the longest rows of a stage, which are those of its evaluations."""
 
     @abstractmethod
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -61,7 +63,14 @@ class Kind(ABC):
 
     def stages(self) -> list[Stage]:
         """The parts of the run, in order."""
-        return [Stage("all", self.settings.steps)]
+        return [Stage("all", self.settings.steps, self.settings.learning_rate)]
+
+    def begin(self, model: Any, stage: Stage) -> None:  # noqa: B027, most kinds have nothing to do
+        """Called before a stage is trained or resumed."""
+
+    def checkpoint_activations(self, model: Any) -> None:
+        """Makes the model compute activations twice instead of keeping them."""
+        model.activation_checkpointing_enable()
 
     def parameter_groups(self, model: Any) -> list[dict[str, Any]]:
         """Groups for the optimizer: matrices decay, vectors do not."""
@@ -71,6 +80,9 @@ class Kind(ABC):
             {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
 
-    def callbacks(self, folder: Path) -> list[Any]:
-        """transformers' TrainerCallbacks of this kind."""
-        return []
+    def measure(self, model: Any) -> dict[str, Any]:
+        """What is logged beside the losses, as JSON data."""
+        return {}
+
+    def finish(self, folder: Path, log: dict[str, list[dict[str, Any]]]) -> None:  # noqa: B027, see `begin`
+        """Called when the model is saved, in the first process, with the run's folder: draws what the log shows."""

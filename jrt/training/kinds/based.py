@@ -12,7 +12,7 @@ class Based(OwnModel):
 
     name = "based"
 
-    def classes(self) -> tuple[Any, Any]:
+    def model_classes(self) -> tuple[Any, Any]:
         from jrt.models import BasedConfig, BasedForCausalLM
 
         return BasedConfig, BasedForCausalLM

@@ -27,7 +27,7 @@ class JRTRNN(OwnModel):
     settings_class = JRTRNNSettings
     extra_tokens = 1  # the mask token, the last of the vocabulary
 
-    def classes(self) -> tuple[Any, Any]:
+    def model_classes(self) -> tuple[Any, Any]:
         from jrt.models import JRTConfig, JRTForCausalLM
 
         return JRTConfig, JRTForCausalLM

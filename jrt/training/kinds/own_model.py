@@ -65,7 +65,7 @@ class OwnModel(Kind):
         return self._reader
 
     def build(self) -> Any:
-        configuration, model_class = self.classes()
+        configuration, model_class = self.model_classes()
         if self.settings.model is not None:
             model = self._continued().base_model
             if not isinstance(model, model_class):
@@ -88,7 +88,7 @@ class OwnModel(Kind):
         options, size = {**self.config_defaults(), **self.settings.config}, self.settings.size
         return model_class(configuration(**options) if size is None else configuration.preset(size, **options))
 
-    def classes(self) -> tuple[Any, Any]:
+    def model_classes(self) -> tuple[Any, Any]:
         """The classes of the configuration and of the model."""
         raise NotImplementedError
 
@@ -104,6 +104,9 @@ class OwnModel(Kind):
         return {"vocab_size": -8 * (-needed // 8), **ends}
 
     def length(self, model: Any, stage: Stage, step: int) -> int:
+        return int(self.settings.block_size)
+
+    def longest(self, model: Any, stage: Stage) -> int:
         return int(self.settings.block_size)
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""`jrt train rmt`: memory tokens on an encoder or decoder, from one segment up (arXiv 2304.11062)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jrt.errors import InvalidOptionError
+from jrt.training.kinds.adapted import AdaptedKind, AdaptedSettings
+from jrt.training.kinds.own_model import padded
+from jrt.training.rows import Row
+
+_PAPER: dict[str, Any] = dict(
+    model="bert-base-cased",
+    head="classification",
+    method="num_memory_tokens=10,segment_length=499",
+    segments=7,
+    lengths="fixed",
+    batch_size=32,
+    schedule="linear",
+    weight_decay=0.001,
+    beta2=0.999,
+    clip_norm=0.0,
+    clip_value=5.0,
+    learning_rate=1e-5,
+    seed=43,
+)
+PAPER: dict[str, dict[str, Any]] = {
+    "memorize": _PAPER | dict(task="memorize", steps=3000, warmup_share=0.1, evaluate_every=300),
+    "detect": _PAPER | dict(task="detect", steps=3000, warmup_share=1 / 3, evaluate_every=600),
+    "reason": _PAPER
+    | dict(
+        task="reason",
+        steps=20_000,
+        learning_rate=5e-5,
+        first_steps=6000,
+        first_learning_rate=1e-5,
+        warmup_share=0.1,
+        evaluate_every=2000,
+    ),
+}
+"""The paper's hyperparameters for its three tasks; a stage starts from the last checkpoint, there from the best one."""
+
+
+class RMTSettings(AdaptedSettings):
+    """The settings of an RMT."""
+
+    head: Literal["causal", "classification"] = Field(
+        default="causal", description="causal writes the answer, classification chooses it from the task's list."
+    )
+    penalty_from: int = Field(default=2, ge=1, description="The write penalty counts from this stage on.")
+
+
+class RMT(AdaptedKind):
+    """An RMT on a decoder, or on an encoder that classifies."""
+
+    name = "rmt"
+    settings_class = RMTSettings
+    presets = PAPER
+
+    def method(self) -> Any:
+        method = super().method()
+        changes: dict[str, Any] = {}
+        if self.settings.checkpoint_activations:
+            changes["gradient_checkpointing"] = True
+        if self.settings.head == "classification":
+            ends = {name: getattr(self.tokenizer, name) for name in ("cls_token_id", "sep_token_id")}
+            changes |= {name: value for name, value in ends.items() if getattr(method, name) is None}
+        return method.model_copy(update=changes)
+
+    def checkpoint_activations(self, model: Any) -> None:
+        """The method does it."""
+
+    def base(self) -> Any:
+        if self.settings.head == "causal":
+            return super().base()
+        if self.classes is None:
+            raise InvalidOptionError(
+                "A classifier chooses from a list of answers, and there is none.",
+                "Train it on memorize, detect or reason, or use --head causal.",
+            )
+        from transformers import AutoModelForSequenceClassification
+
+        names = dict(enumerate(self.classes))
+        options = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        return AutoModelForSequenceClassification.from_pretrained(self.settings.model, dtype="float32", **options)
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
+        if self.settings.head == "causal":
+            return super().collate(rows)
+        import torch
+
+        classes = list(self.classes or ())
+        prompts = [Row(row.index, row.input_ids[: row.prefix_length], row.labels[: row.prefix_length]) for row in rows]
+        labels = torch.tensor([classes.index(str(row.answer)) for row in rows])
+        return padded(prompts) | {"labels": labels}

@@ -1,0 +1,208 @@
+"""Training methods on base models: stages of segments, gates, penalties, and what is saved and resumed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_child import child
+
+import jrt
+from jrt.errors import InvalidOptionError, UnknownNameError
+from jrt.evals.training_rows import TaskRows
+from jrt.training.kinds import kind_class
+from jrt.training.kinds.base import Kind
+from jrt.training.run import Trained, train
+from jrt.training.trainer import FINISHED
+
+torch.set_num_threads(1)
+KINDS = ("rmt", "infini")
+
+
+def run(kind: str, options: dict[str, Any], out: Path, resume: bool = False) -> Trained:
+    chosen = kind_class(kind).settings_class(**options)
+    rows = TaskRows(chosen.task, chosen.methods, chosen.seed).with_tokenizer if chosen.task else None
+    return train(kind, chosen, out, resume=resume, task_rows=rows)
+
+
+def built(kind: str, options: dict[str, Any]) -> tuple[Kind, Any]:
+    """The kind and its model, as a run makes them."""
+    chosen = kind_class(kind).settings_class(**options)
+    made = kind_class(kind)(chosen)
+    rows, made.tokenizer = TaskRows(chosen.task, "once", 0).with_tokenizer(made.find_tokenizer())
+    made.classes = rows.classes
+    return made, made.build()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a saved reader."""
+    return load_file(folder / "model.safetensors") | load_file(folder / "learned.safetensors")
+
+
+@pytest.fixture(scope="module")
+def unbroken(adapted: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return {kind: run(kind, adapted[kind], folder / kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "death"),
+    [("rmt", {"stage": "2-segments", "kill_after": 3}), ("infini", {"kill_in_save": 4})],  # the first save of stage 2
+)
+def test_killed_in_a_later_stage_and_resumed_is_unbroken(
+    kind: str, death: dict[str, Any], adapted: dict[str, Any], unbroken: dict[str, Trained], tmp_path: Path
+) -> None:
+    killed = child({"kind": kind, "settings": adapted[kind], "out": tmp_path / "run", **death})
+    said, _ = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, said
+    stages = {path.parent.name for path in (tmp_path / "run").glob("checkpoints/*/checkpoint-*")}
+    assert stages == ({"1-segments", "2-segments"} if kind == "rmt" else {"1-segments"})
+    resumed = run(kind, adapted[kind], tmp_path / "run", resume=True)
+    expected = weights(unbroken[kind].folder)
+    found = weights(resumed.folder)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for stage, entries in unbroken[kind].log.items():
+        assert [e["loss"] for e in resumed.log[stage] if "loss" in e] == [e["loss"] for e in entries if "loss" in e]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_reads_like_what_was_trained(
+    kind: str, adapted: dict[str, Any], bases: dict[str, Path], unbroken: dict[str, Trained]
+) -> None:
+    folder = unbroken[kind].folder
+    reader = jrt.load(str(folder), device="cpu")
+    assert [method.kind for method in reader.methods] == [kind]
+    original = load_file(bases["encoder" if kind == "rmt" else "decoder"] / "model.safetensors")
+    trained = load_file(folder / "model.safetensors")
+    shared = [name for name in original if name in trained and trained[name].dim() > 1]
+    assert shared and all(not torch.equal(original[name], trained[name]) for name in shared if "position" not in name)
+    if kind == "rmt":
+        assert reader.model.base.config.id2label[0] == "bathroom"
+        assert reader.model.method.sep_token_id == reader.tokenizer.sep_token_id
+    checkpoint = folder.parent / "checkpoints" / "2-segments" / "checkpoint-6"
+    assert (checkpoint / FINISHED).exists()
+    again = jrt.load(str(checkpoint), device="cpu").model.learned()
+    assert all(torch.equal(again[name], tensor) for name, tensor in reader.model.learned().items())
+
+
+def test_stages_and_lengths(adapted: dict[str, Any]) -> None:
+    kind, model = built("rmt", adapted["rmt"] | {"segments": 3, "first_steps": 5, "first_learning_rate": 1e-4})
+    stages = kind.stages()
+    assert [(s.segments, s.steps, s.learning_rate) for s in stages] == [(1, 5, 1e-4), (2, 6, 1e-2), (3, 6, 1e-2)]
+    drawn = [[kind.length(model, stage, step) for step in range(200)] for stage in stages]
+    for stage, lengths in zip(stages, drawn, strict=True):
+        assert set(lengths) == {24 * count for count in range(1, stage.segments + 1)}
+        assert kind.longest(model, stage) == 24 * stage.segments
+    fixed, _ = built("rmt", adapted["rmt"] | {"segments": 3, "lengths": "fixed", "curriculum": False})
+    (only,) = fixed.stages()
+    assert {fixed.length(model, only, step) for step in range(20)} == {72}
+
+
+def test_rows_of_a_task_fill_the_segments_and_keep_the_splits_apart(adapted: dict[str, Any]) -> None:
+    kind, _ = built("rmt", adapted["rmt"])
+    rows, tokenizer = TaskRows("memorize", "once", 0).with_tokenizer(kind.tokenizer)
+    facts: dict[str, set[str]] = {"train": set(), "validation": set()}
+    for split, said in facts.items():
+        for index in range(100):
+            row = rows(split, index, 48)  # type: ignore[arg-type]
+            assert 40 <= len(row.input_ids) <= 48
+            words = tokenizer.decode(row.input_ids[: row.prefix_length], skip_special_tokens=True)
+            said.add(words.split(".")[0].strip())
+            batch = kind.collate([row])
+            assert batch["labels"].tolist() == [list(kind.classes or ()).index(str(row.answer))]
+            assert batch["input_ids"].shape[1] == row.prefix_length
+    assert len(facts["train"]) > 20 and len(facts["validation"]) > 5 and not facts["train"] & facts["validation"]
+
+
+def test_a_stage_ends_when_its_target_is_reached(adapted: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trained = run("rmt", adapted["rmt"] | {"target_loss": 100.0}, out)
+    assert list(trained.log) == ["1-segments", "2-segments"]
+    for stage, entries in trained.log.items():
+        assert max(entry["step"] for entry in entries) == 3
+        assert (out / "checkpoints" / stage / "checkpoint-3" / FINISHED).exists()
+    before = weights(trained.folder)
+    after = weights(run("rmt", adapted["rmt"] | {"target_loss": 100.0}, out, resume=True).folder)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_optimizer_goes_on_where_it_is_asked_to(adapted: dict[str, Any], tmp_path: Path) -> None:
+    for restart, counted in ((True, 3), (False, 6)):
+        out = tmp_path / str(restart)
+        run("rmt", adapted["rmt"] | {"restart_optimizer": restart, "steps": 3, "evaluation_rows": 0}, out)
+        state = torch.load(out / "checkpoints" / "2-segments" / "checkpoint-3" / "optimizer.pt")["state"]
+        assert {int(entry["step"]) for entry in state.values()} <= set(range(1, counted + 1))
+        assert max(int(entry["step"]) for entry in state.values()) == counted
+        last = json.loads((out / "training.json").read_text())["log"]["2-segments"][0]["learning_rate"]
+        assert last == pytest.approx(1e-2 * (1.0 if restart else 0.5), rel=1e-6)  # the cosine at its start and halfway
+
+
+def test_gates_have_a_learning_rate_of_their_own_and_are_drawn(
+    adapted: dict[str, Any], unbroken: dict[str, Trained]
+) -> None:
+    kind, model = built("infini", adapted["infini"] | {"gate_learning_rate": 0.5})
+    *others, gates = kind.parameter_groups(model)
+    assert gates["lr"] == 0.5 and gates["weight_decay"] == 0.0
+    assert {id(gate) for gate in gates["params"]} == {id(gate) for gate in model.gates.parameters()}
+    assert sum(len(group["params"]) for group in others) + 2 == len(list(model.parameters()))
+    out = unbroken["infini"].folder.parent
+    history = json.loads((out / "gates.json").read_text())
+    assert [entry["step"] for entry in history] == list(range(1, 13))
+    assert set(history[0]["gates"]) == {"0", "1"} and len(history[0]["gates"]["0"]) == 2
+    values = jrt.load(str(out / "model"), device="cpu").model.gate_values()
+    assert history[-1]["gates"]["1"] == pytest.approx(values[1].tolist(), abs=1e-6)
+    assert (out / "gates.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_only_what_is_learned_is_trained(adapted: dict[str, Any], bases: dict[str, Path], tmp_path: Path) -> None:
+    options = adapted["infini"] | {"learned_only": True, "curriculum": False, "gate_learning_rate": 0.1}
+    trained = run("infini", options, tmp_path / "run")
+    before, after = load_file(bases["decoder"] / "model.safetensors"), weights(trained.folder)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    gates = jrt.load(str(trained.folder), device="cpu").model.gate_values()
+    assert all(abs(float(value) - torch.sigmoid(torch.tensor(-4.0))) > 1e-3 for value in gates[0])
+    with pytest.raises(InvalidOptionError, match="adds no weights to learn"):
+        run(
+            "rmt",
+            adapted["rmt"] | {"learned_only": True, "method": "num_memory_tokens=0,segment_length=24"},
+            tmp_path / "no",
+        )
+
+
+def test_the_write_penalty_starts_with_its_stage(adapted: dict[str, Any]) -> None:
+    method = "num_memory_tokens=2,segment_length=24,update=gated,write_penalty=0.05"
+    kind, model = built("rmt", adapted["rmt"] | {"method": method, "segments": 3, "penalty_from": 3})
+    penalties = []
+    for stage in kind.stages():
+        kind.begin(model, stage)
+        penalties.append(model.write_penalty)
+    assert penalties == [0.0, 0.0, 0.05]
+
+
+def test_text_for_a_decoder(
+    options: dict[str, Any], adapted: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
+    chosen = adapted["infini"] | {"task": None, "text": options["text"], "tokenizer": options["tokenizer"], "steps": 3}
+    trained = run("infini", chosen | {"checkpoint_activations": True, "optimizer": "adafactor"}, tmp_path / "run")
+    assert [entry["loss"] > 0 for entry in trained.log["2-segments"] if "loss" in entry] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("rmt", {"model": ""}, "base model is needed"),
+        ("rmt", {"task": "passkey"}, "A classifier chooses from a list of answers"),
+        ("rmt", {"method": "num_memory_tokens=2,segment_length=64"}, "BertForSequenceClassification has 40 positions"),
+        ("rmt", {"method": "segments=3"}, "RMT has no option 'segments'"),
+        ("infini", {"head": "causal"}, "no option 'head'"),
+        ("infini", {"segments": 0}, "segments=0"),
+    ],
+)
+def test_refusals(kind: str, changes: dict[str, Any], message: str, adapted: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises((InvalidOptionError, UnknownNameError), match=message):
+        run(kind, adapted[kind] | changes, tmp_path / "run")
