@@ -17,6 +17,9 @@ from jrt.kernels.switch import VARIABLE, plain_torch_only
 INTERPRETER = "TRITON_INTERPRET"
 """Triton's own switch: kernels run on CPU tensors, slowly, for tests. It must be set before triton is imported."""
 
+_SHARED_MEMORY = {torch.bfloat16: 99_000, torch.float16: 137_000, torch.float32: 99_000}
+"""Bytes that the default launches of all passes fit into (resources.json)."""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -26,11 +29,15 @@ class Situation:
         device: where the tensors are.
         dtype: their data type.
         feature_dim: width of queries and keys.
+        capability: of a CUDA device, as (major, minor).
+        shared_memory: bytes of it that a program may have.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.bfloat16
     feature_dim: int = 16
+    capability: tuple[int, int] = (9, 0)
+    shared_memory: int = 232_448
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,18 @@ def choose(situation: Situation) -> Choice:
 
 def implementation(k: Tensor) -> ModuleType:
     """The module with `state`, `state_gradient`, `forward`, `backward` and `step` for keys like `k`."""
-    path = choose(Situation(k.device, k.dtype, k.shape[-1])).path
+    path = choose(situation(k)).path
     return importlib.import_module(f"jrt.kernels.taylor.{path}_path")
+
+
+def situation(k: Tensor) -> Situation:
+    """The situation of a call with keys like `k`."""
+    if k.device.type != "cuda":
+        return Situation(k.device, k.dtype, k.shape[-1])
+    properties = torch.cuda.get_device_properties(k.device)
+    capability = (properties.major, properties.minor)
+    shared = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)  # AMD: the latter
+    return Situation(k.device, k.dtype, k.shape[-1], capability, shared)
 
 
 def _obstacles(situation: Situation) -> Iterator[str]:
@@ -62,5 +79,9 @@ def _obstacles(situation: Situation) -> Iterator[str]:
         yield "it sums in float32"
     if situation.feature_dim != 16:
         yield "its kernels are written for a feature dimension of 16"
+    if situation.capability < (8, 0):
+        yield "it needs a GPU of capability 8.0 (Ampere) or later"
+    if situation.shared_memory < (needed := _SHARED_MEMORY.get(situation.dtype, 0)):
+        yield f"its programs take {needed} bytes of shared memory and the GPU has {situation.shared_memory}"
     if importlib.util.find_spec("triton") is None:
         yield "triton is not installed (pip install triton)"

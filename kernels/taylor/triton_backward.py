@@ -246,8 +246,13 @@ def keys_kernel(  # noqa: PLR0915
         exists, real = positions(last - back, count, mask, BLOCK_T)
         wide_k = load_wide_rows(k, k_t, real, None, DOT)
         b_v = load_values(v, v_t, columns, real, WIDTH, DOT)
-        gradient = tl.dot(wide_k, (moments * first).to(DOT), input_precision=PRECISION)
+        gradient = tl.zeros([BLOCK_T, WIDE], tl.float32)
         of_values = tl.zeros([BLOCK_T, BLOCK_V], tl.float32)
+        # The state first, the chunk itself after it: the other way round, more has to be kept and is spilled.
+        gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g0, k_left0, k_right0, DOT, PRECISION)
+        gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g1, k_left1, k_right1, DOT, PRECISION)
+        gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g2, k_left2, k_right2, DOT, PRECISION)
+        gradient = tl.dot(wide_k, (moments * first).to(DOT), gradient, input_precision=PRECISION)
         if q is not None:
             b_q = load_columns(q, q_t, exists, scale, DOT)
             wide_q = load_wide_columns(q, q_t, exists, scale, DOT)
@@ -259,10 +264,6 @@ def keys_kernel(  # noqa: PLR0915
             gradient = tl.dot(d_scores, tl.trans(wide_q), gradient, input_precision=PRECISION)
             weights = tl.where(causal, 0.5 + 0.5 * slope * slope, 0.0).to(DOT)
             of_values = tl.dot(weights, b_a, of_values, input_precision=PRECISION)
-        gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g0, k_left0, k_right0, DOT, PRECISION)
-        gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g1, k_left1, k_right1, DOT, PRECISION)
-        gradient, of_values = _keys_block(gradient, of_values, wide_k, b_v, g2, k_left2, k_right2, DOT, PRECISION)
-        if q is not None:
             weighted = (wide_q.to(tl.float32) * counts[None, :]).to(DOT)
             moments = tl.dot(weighted, tl.trans(wide_q), moments, input_precision=PRECISION)
             g0 = tl.dot(features_transposed(b_q, q_left0, q_right0, DOT, PRECISION), b_a, g0, input_precision=PRECISION)

@@ -150,7 +150,7 @@ def _read_moments(q, moments, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """q~ M with M in its full precision: rounded to bfloat16, one number, the count, would move every output."""
     high = moments.to(DOT)
     read = tl.dot(q, high, input_precision=PRECISION)
-    if DOT == tl.bfloat16:
+    if DOT == tl.bfloat16:  # noqa: SIM300
         read = tl.dot(q, (moments - high.to(tl.float32)).to(DOT), read, input_precision=PRECISION)
     return read
 

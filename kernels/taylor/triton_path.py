@@ -23,6 +23,8 @@ from jrt.kernels.taylor.triton_forward import forward_kernel, scan_kernel, state
 from jrt.kernels.taylor.triton_step import step_kernel
 
 _SCAN_BLOCK = 1024
+_NO_PIPELINE = dict(STAGES=1, num_stages=1)
+"""For the gradient of a prefix: two stages do not fit into the shared memory of smaller GPUs."""
 
 
 @lru_cache(maxsize=16)
@@ -46,36 +48,42 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
 
 
-def _arithmetic(dtype: torch.dtype) -> dict[str, Any]:
-    """Operands of products. float16 would overflow in the state, and tf32 has its precision with a wider range."""
-    if dtype == torch.bfloat16:
-        return dict(DOT=tl.bfloat16, PRECISION="ieee")
-    return dict(DOT=tl.float32, PRECISION="tf32" if dtype == torch.float16 else "ieee")
+def _arithmetic(dtype: torch.dtype) -> tuning.Arithmetic:
+    return "bf16" if dtype == torch.bfloat16 else "tf32" if dtype == torch.float16 else "fp32"
+
+
+def _device(device: torch.device) -> tuple[str, int]:
+    """(name, multiprocessors); the interpreter is a device with one."""
+    if device.type != "cuda":
+        return "interpreter", 1
+    return torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).multi_processor_count
 
 
 class _Plan:
     """The launch of one pass over `(B, H, T, width)`: its grid, constants and segments."""
 
-    def __init__(self, pass_: tuning.Pass, v: Tensor, segments: int | None = None) -> None:
+    def __init__(self, pass_: tuning.Pass, v: Tensor, how: tuning.Launch | None) -> None:
         batch, heads, length, width = v.shape
-        interpreted = v.device.type == "cpu"
-        name = "" if interpreted else torch.cuda.get_device_name(v.device)
-        how = tuning.launch(name, pass_, 16 if v.dtype == torch.bfloat16 else 32, width)
-        if interpreted:
-            processors = 1
-        else:
-            processors = torch.cuda.get_device_properties(v.device).multi_processor_count
+        (name, processors), arithmetic = _device(v.device), _arithmetic(v.dtype)
+        if how is None:
+            how = tuning.launch(name, pass_, arithmetic, width)
         self.rows, self.heads, self.length, self.width = batch * heads, heads, length, width
-        if segments is None:
-            segments = how.segments(self.rows, length, width, processors)
+        segments = how.segments(self.rows, length, width, processors)
         chunks = -(-length // how.block_t)
         self.segment = max(1, -(-chunks // segments)) * how.block_t
         self.segments = max(1, -(-length // self.segment))
         self.blocks = -(-width // how.block_v)
         self.grid = (self.rows, self.segments, self.blocks)
         self.how = how
-        self.constants: dict[str, Any] = _arithmetic(v.dtype) | dict(
-            WIDTH=width, BLOCK_T=how.block_t, BLOCK_V=how.block_v, STAGES=how.stages, num_warps=how.num_warps
+        self.constants: dict[str, Any] = dict(
+            DOT=tl.bfloat16 if arithmetic == "bf16" else tl.float32,
+            PRECISION="tf32" if arithmetic == "tf32" else "ieee",
+            WIDTH=width,
+            BLOCK_T=how.block_t,
+            BLOCK_V=how.block_v,
+            STAGES=how.stages,
+            num_warps=how.num_warps,
+            num_stages=how.stages,
         )
 
     def states(self, like: Tensor, *, every_segment: bool) -> tuple[Tensor, Tensor]:
@@ -112,9 +120,9 @@ def _split(values: Tensor, normalizer: Tensor, like: Tensor) -> TaylorState:
     return TaylorState(values.view(*like.shape[:2], *values.shape[1:]), normalizer.view(*like.shape[:2], -1))
 
 
-def state(k: Tensor, v: Tensor, mask: Tensor | None) -> TaylorState:
-    """`torch_path.state`."""
-    plan = _Plan("state", v)
+def state(k: Tensor, v: Tensor, mask: Tensor | None, *, how: tuning.Launch | None = None) -> TaylorState:
+    """`torch_path.state`; `how` as for every pass here: None takes the launch of the device's table."""
+    plan = _Plan("state", v, how)
     with torch.cuda.device_of(v):
         values, normalizer = _sums(plan, k, v, None, mask, 1.0)
     return _split(values.sum(1), normalizer.sum(1), v)
@@ -139,9 +147,11 @@ def forward(
     mask: Tensor | None,
     scale: float,
     epsilon: float,
+    *,
+    how: tuning.Launch | None = None,
 ) -> tuple[Tensor, Tensor, TaylorState]:
     """`torch_path.forward`."""
-    plan = _Plan("forward", v)
+    plan = _Plan("forward", v, how)
     o = v.new_empty(v.shape)
     denominator = v.new_empty(v.shape[:3], dtype=torch.float32)
     with torch.cuda.device_of(v):
@@ -160,12 +170,13 @@ def state_gradient(
     d_values: Tensor, d_normalizer: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`torch_path.state_gradient`."""
-    plan = _Plan("backward", v)
+    plan = _Plan("backward", v, None)
     d_k, d_v = _gradient_parts(plan, k), v.new_empty(v.shape)
     with torch.cuda.device_of(v):
         keys_kernel[plan.grid](
             None, k, v, mask, _selections(k.device, v.dtype), None, None, d_values, d_normalizer, d_k, d_v, None, None,
-            1.0, plan.length, plan.heads, plan.segment, 1, 0, 0, 0, 0, *_strides(k, v), **plan.constants,
+            1.0, plan.length, plan.heads, plan.segment, 1, 0, 0, 0, 0, *_strides(k, v),
+            **plan.constants | _NO_PIPELINE,
         )  # fmt: skip
     return _summed(d_k, k), d_v
 
@@ -190,9 +201,11 @@ def backward(
     o: Tensor,
     denominator: Tensor,
     scale: float,
+    *,
+    how: tuning.Launch | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, TaylorState]:
     """`torch_path.backward`."""
-    plan = _Plan("backward", v)
+    plan = _Plan("backward", v, how)
     selections, sizes = _selections(q.device, v.dtype), (plan.length, plan.heads, plan.segment)
     of_numerator = v.new_empty(v.shape, dtype=v.dtype if v.dtype == torch.bfloat16 else torch.float32)
     of_denominator = torch.empty_like(denominator)
@@ -238,6 +251,6 @@ def step(
     with torch.cuda.device_of(v):
         step_kernel[(batch * heads,)](
             q, k, v, mask, _factors(q.device), values, normalizer, o, scale, epsilon, heads, *strides,
-            WIDTH=width, BLOCK_V=triton.next_power_of_2(width), BLOCK_E=32, num_warps=4,
+            WIDTH=width, BLOCK_V=max(16, triton.next_power_of_2(width)), BLOCK_E=32, num_warps=4,
         )  # fmt: skip
     return o

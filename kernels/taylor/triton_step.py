@@ -23,6 +23,16 @@ def _factor(x, index, scale):
 
 
 @triton.jit
+def _features(q, k, table, e, scale, real):
+    """(key's features, zero when it is masked; query's features with their weights)"""
+    left = tl.load(table + e, mask=e < FEATURES, other=FEATURE_DIM + 1)
+    right = tl.load(table + FEATURES + e, mask=e < FEATURES, other=FEATURE_DIM + 1)
+    weight = tl.where((left == right) & (left < FEATURE_DIM), 0.5, 1.0)
+    added = tl.where(real, _factor(k, left, 1.0) * _factor(k, right, 1.0), 0.0)
+    return added, _factor(q, left, scale) * _factor(q, right, scale) * weight
+
+
+@triton.jit
 def step_kernel(
     q,  # (B, H, 1, 16) by strides
     k,  # (B, H, 1, 16) by strides
@@ -51,23 +61,23 @@ def step_kernel(
     k += row // H * k_b + row % H * k_h
     v += row // H * v_b + row % H * v_h
     b_v = tl.load(v + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+    real = True
+    if mask is not None:
+        real = tl.load(mask + row // H) != 0
+    e = tl.arange(0, 256)
+    added, read = _features(q, k, table, e, scale, real)
+    total = tl.load(normalizer + row * FEATURES + e, mask=e < FEATURES, other=0.0) + added
+    tl.debug_barrier()  # several warps read the same sums; none may see what another has written
+    tl.store(normalizer + row * FEATURES + e, total, mask=e < FEATURES)
+    denominator = tl.sum(total * read, 0) + epsilon
     numerator = tl.zeros([BLOCK_V], tl.float32)
-    denominator = tl.zeros([BLOCK_E], tl.float32)
     for start in tl.static_range(0, FEATURES, BLOCK_E):
         e = start + tl.arange(0, BLOCK_E)
-        left, right = tl.load(table + e), tl.load(table + FEATURES + e)
-        weight = tl.where((left == right) & (left < FEATURE_DIM), 0.5, 1.0)
-        added = _factor(k, left, 1.0) * _factor(k, right, 1.0)
-        if mask is not None:
-            added = tl.where(tl.load(mask + row // H) != 0, added, 0.0)
-        read = _factor(q, left, scale) * _factor(q, right, scale) * weight
+        added, read = _features(q, k, table, e, scale, real)
         place = values + (row * FEATURES + e[:, None]) * WIDTH + columns[None, :]
         inside = (columns < WIDTH)[None, :] & (e >= 0)[:, None]
         tile = tl.load(place, mask=inside, other=0.0) + added[:, None] * b_v[None, :]
         tl.store(place, tile, mask=inside)
-        total = tl.load(normalizer + row * FEATURES + e) + added
-        tl.store(normalizer + row * FEATURES + e, total)
         numerator += tl.sum(tile * read[:, None], 0)
-        denominator += total * read
-    result = numerator / (tl.sum(denominator, 0) + epsilon)
+    result = numerator / denominator
     tl.store(o + row * WIDTH + columns, result.to(o.dtype.element_ty), mask=columns < WIDTH)

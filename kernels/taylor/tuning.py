@@ -16,6 +16,9 @@ from typing import Literal
 TABLE = Path(__file__).with_name("tuned.json")
 Pass = Literal["state", "forward", "backward"]
 PASSES: tuple[Pass, ...] = ("state", "forward", "backward")
+Arithmetic = Literal["bf16", "tf32", "fp32"]
+"""Operands of the products: bfloat16 for itself, tf32 for float16 (the same precision, but the state cannot overflow),
+float32 for float32, which no tensor core computes and is slow."""
 PROGRAMS_PER_PROCESSOR = 2
 """What 255 registers a thread and 128 threads a program leave room for."""
 
@@ -29,7 +32,7 @@ class Launch:
         block_v: value columns of a program.
         num_warps: warps of a program.
         stages: depth of the software pipeline.
-        fill: segments are added until this many programs run on each multiprocessor.
+        fill: programs that run on a multiprocessor at the same time.
         shortest: chunks of the shortest segment worth a program of its own.
     """
 
@@ -41,27 +44,30 @@ class Launch:
     shortest: int = 8
 
     def segments(self, rows: int, length: int, width: int, processors: int) -> int:
-        """Into how many segments `length` positions of `rows` heads are cut."""
-        programs = rows * -(-width // self.block_v)
-        wanted = -(-self.fill * processors // programs)
-        return max(1, min(wanted, length // (self.shortest * self.block_t)))
+        """Into how many segments `length` positions of `rows` heads are cut: as many as still run at the same time,
+        because a second one already costs another pass over keys and values."""
+        programs = max(1, rows * -(-width // self.block_v))
+        return max(1, min(self.fill * processors // programs, length // (self.shortest * self.block_t)))
 
 
-def shape_class(pass_: Pass, bits: int, width: int) -> str:
-    """What a launch depends on: the pass, the type (16 or 32 bits) and the columns, as a key of the table."""
-    return f"{pass_}/{bits}/{32 if width <= 32 else 64 if width <= 64 else 128}"
+def shape_class(pass_: Pass, arithmetic: Arithmetic, width: int) -> str:
+    """What a launch depends on: the pass, the arithmetic and the columns, as a key of the table."""
+    return f"{pass_}/{arithmetic}/{32 if width <= 32 else 64 if width <= 64 else 128}"
 
 
-def default_launch(pass_: Pass, bits: int, width: int) -> Launch:
-    """The launch of a device nobody has measured: what spills least when compiled offline (README.md)."""
-    columns = 16 if width <= 16 else 32 if width <= 32 or bits == 32 else 64
-    return Launch(block_t=64 if bits == 16 else 32, block_v=columns, num_warps=8 if pass_ == "backward" else 4)
+def default_launch(arithmetic: Arithmetic, width: int) -> Launch:
+    """The launch of a device nobody has measured: few instructions and spills when compiled offline (README.md)."""
+    if arithmetic == "fp32":
+        return Launch(block_t=16, block_v=16, stages=1)
+    if arithmetic == "tf32":
+        return Launch(block_t=32, block_v=16 if width <= 16 else 32, stages=1)
+    return Launch(block_v=16 if width <= 16 else 32 if width <= 32 else 64)
 
 
-def launch(device: str, pass_: Pass, bits: int, width: int) -> Launch:
+def launch(device: str, pass_: Pass, arithmetic: Arithmetic, width: int) -> Launch:
     """The measured launch of a device, or the default; `device` as `torch.cuda.get_device_name` says it."""
-    row = tuned(TABLE).get(device, {}).get(shape_class(pass_, bits, width))
-    return default_launch(pass_, bits, width) if row is None else Launch(**row)
+    row = tuned(TABLE).get(device, {}).get(shape_class(pass_, arithmetic, width))
+    return default_launch(arithmetic, width) if row is None else Launch(**row)
 
 
 @lru_cache(maxsize=4)

@@ -226,9 +226,10 @@ def expanded(subject: Subject) -> Errors:
 
 
 def strided(subject: Subject) -> Errors:
-    """Time before heads in memory, as projections lay them."""
-    tensors = tuple(tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs(1, 3, 20, 32))
-    assert not tensors[0].is_contiguous()
+    """Time before heads in memory, as projections lay them; values even with their columns before time."""
+    q, k, v = inputs(1, 3, 20, 32)
+    tensors = (*(tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in (q, k)), v.mT.contiguous().mT)
+    assert not any(tensor.is_contiguous() for tensor in tensors)
     with launched():
         return compared(subject, tensors)
 

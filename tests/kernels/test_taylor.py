@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from jrt.kernels import native
 from jrt.kernels.taylor import TaylorState, num_features, reference, taylor_attention, taylor_state, taylor_step
 
 D = 16
@@ -228,18 +229,59 @@ def test_the_registered_operations_keep_torchs_rules() -> None:
     torch.library.opcheck(torch.ops.jrt.taylor_attention, (q, k, v, None, None, padding_mask(2, 10), 0.25, 1e-12))
 
 
-def test_compiles_without_a_graph_break() -> None:
+def test_the_operations_without_gradients_keep_them_too() -> None:
+    mask, (q, k, v) = padding_mask(2, 10), inputs(10, dtype=torch.float32)
+    values, normalizer = taylor_state(k, v)
+    o, denominator, *_ = torch.ops.jrt.taylor_attention(q, k, v, values, normalizer, mask, 0.25, 1e-12)
+    saved = (q, k, v, values, normalizer, mask, o, denominator, 0.25)
+    torch.library.opcheck(torch.ops.jrt.taylor_state_gradient, (values, normalizer, k, v, mask))
+    torch.library.opcheck(torch.ops.jrt.taylor_attention_gradient, (o, values, normalizer, *saved))
+    one = [tensor[:, :, :1].contiguous() for tensor in (q, k, v)]
+    for real in (None, mask[:, 9:]):
+        state = (values.clone(), normalizer.clone())
+        torch.library.opcheck(torch.ops.jrt.taylor_step, (*one, *state, real, 0.25, 1e-12))
+
+
+def test_outputs_lie_as_torch_was_told_whatever_the_inputs_do() -> None:
+    """A compiled model relies on the strides that the fake operation promised."""
+    q, k, v = (tensor.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for tensor in inputs(10, batch=1))
+    o, state = taylor_attention(q, k, v)
+    assert not q.is_contiguous() and o.is_contiguous()
+    d_q, d_k, d_v = torch.ops.jrt.taylor_attention_gradient(
+        o, *state, q, k, v, None, None, None, o, torch.ones(1, 3, 10, dtype=torch.float64), 0.25
+    )[:3]
+    assert d_q.is_contiguous() and d_k.is_contiguous() and d_v.is_contiguous()
+    assert all(gradient.is_contiguous() for gradient in torch.ops.jrt.taylor_state_gradient(*state, k, v, None))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_without_a_graph_break(backend: str) -> None:
+    if backend == "inductor" and native._compiler() is None:
+        pytest.skip("no C++ compiler")
     q, k, v = (tensor.requires_grad_() for tensor in inputs(70, dtype=torch.float32))
 
     def model(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return taylor_attention(q, k, v, taylor_state(k, v))[0].sin()
+        return taylor_attention(q * 1.0, k, v, taylor_state(k, v))[0].sin()
 
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     ours, expected = compiled(q, k, v), model(q, k, v)
     assert torch.allclose(ours, expected, atol=1e-6)
     gradients = (torch.autograd.grad(output.sum(), (q, k, v)) for output in (ours, expected))
     for found, wanted in zip(*gradients, strict=True):
         assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_compiled_step_updates_the_state_in_place() -> None:
+    q, k, v = inputs(1, dtype=torch.float32)
+    states = [taylor_state(k, v) for _ in range(2)]
+
+    def model(q: Tensor, k: Tensor, v: Tensor, values: Tensor, normalizer: Tensor) -> Tensor:
+        return taylor_step(q, k, v, TaylorState(values, normalizer)) + 1
+
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(q, k, v, *states[0]), model(q, k, v, *states[1]))
+    assert torch.equal(states[0].values, states[1].values)
+    assert torch.equal(states[0].normalizer, 2 * taylor_state(k, v).normalizer)
 
 
 def test_autocast_does_not_reach_the_sums() -> None:

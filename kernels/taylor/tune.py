@@ -1,0 +1,151 @@
+"""Finds the fastest launch of every pass on the GPU that is there and writes it into `tuned.json`.
+
+Called on request only (`jrt bench kernels --tune`): it compiles some thirty kernels, a few minutes in all. A candidate
+counts when its results agree with those of the default launch; one that does not fit on the device is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jrt.kernels.taylor import tuning
+from jrt.kernels.taylor.features import TaylorState
+from jrt.kernels.taylor.tuning import Launch, Pass
+
+TOLERANCE = 2e-2
+"""Largest relative difference (L2) to the default launch: two roundings to bfloat16 in another order."""
+
+Timer = Callable[[Callable[[], Any]], float]
+Run = Callable[[Launch], tuple[Tensor, ...]]
+
+
+def candidates(width: int) -> list[Launch]:
+    """Launches worth timing; the default comes first."""
+    first = tuning.default_launch("bf16", width)
+    tiles = [(64, 64, 4, 1), (64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2)]
+    tiles += [(32, 64, 4, 2), (128, 64, 8, 1)] + ([(64, 128, 8, 2)] if width > 64 else [])
+    found = [Launch(t, min(v, 32) if width <= 32 else v, warps, stages) for t, v, warps, stages in tiles]
+    return [first, *dict.fromkeys(launch for launch in found if launch != first)]
+
+
+def tune(
+    *,
+    batch: int = 16,
+    heads: int = 16,
+    length: int = 8192,
+    widths: Sequence[int] = (64, 128),
+    device: str = "cuda",
+    timer: Timer | None = None,
+    table: Path = tuning.TABLE,
+) -> dict[str, tuple[Launch, float]]:
+    """Times the candidates in bfloat16 and keeps the best of each shape class, this device's row of `table` replaced.
+
+    Args:
+        batch: rows; batch * heads should fill the GPU, so that the tiles are compared and not the splitting.
+        heads: heads of a row. How far few heads are split is then chosen at batch 1.
+        length: positions.
+        widths: value widths, each of another shape class.
+        device: a CUDA device.
+        timer: milliseconds of a call; None is Triton's median over repetitions.
+        table: the JSON to write; it is replaced whole or not at all.
+
+    Returns:
+        Shape class -> (launch, milliseconds at `batch`, `heads`, `length`).
+
+    Raises:
+        RuntimeError: the default launch itself does not run on this device.
+    """
+    if timer is None:
+        from triton.testing import do_bench
+
+        def timer(call: Callable[[], Any]) -> float:
+            return float(do_bench(call, return_mode="median"))
+
+    best: dict[str, tuple[Launch, float]] = {}
+    for width in widths:
+        many, few = (_runs(rows, heads, length, width, device) for rows in (batch, 1))
+        for pass_ in tuning.PASSES:
+            launch, time = _fastest(many[pass_], candidates(width), timer)
+            fills = [launch, *(replace(launch, fill=fill) for fill in (1, 2, 4, 8) if fill != launch.fill)]
+            best[tuning.shape_class(pass_, "bf16", width)] = (_fastest(few[pass_], fills, timer)[0], time)
+    write(table, _name(device), {key: launch for key, (launch, _) in best.items()})
+    return best
+
+
+def _fastest(run: Run, launches: Sequence[Launch], timer: Timer) -> tuple[Launch, float]:
+    """(launch, milliseconds); the first must run and says what is right."""
+    try:
+        right = run(launches[0])
+    except Exception as error:  # what a device cannot hold is raised as this and that
+        raise RuntimeError(f"The default launch {launches[0]} does not run on this device.") from error
+
+    def timed() -> Iterator[tuple[float, int]]:
+        for index, launch in enumerate(launches):
+            try:
+                if _difference(run(launch), right) < TOLERANCE:
+                    yield timer(partial(run, launch)), index
+            except Exception:
+                continue  # a candidate that does not fit is no candidate
+
+    time, index = min(timed(), default=(float("nan"), 0))
+    return launches[index], time
+
+
+def _difference(found: Sequence[Tensor], right: Sequence[Tensor]) -> float:
+    pairs = zip(found, right, strict=True)
+    return max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs)
+
+
+def _runs(batch: int, heads: int, length: int, width: int, device: str) -> dict[Pass, Run]:
+    """The three passes on random inputs; each returns everything that it computes."""
+    from jrt.kernels.taylor import triton_path
+
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(columns: int) -> Tensor:
+        shape = (batch, heads, length, columns)
+        return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+
+    q, k, v, d_o = normal(16), normal(16), normal(width), normal(width)
+    scale, epsilon = 0.25, 1e-12
+    o, denominator, final = triton_path.forward(q, k, v, None, None, scale, epsilon)
+    zero = TaylorState(*(torch.zeros_like(part) for part in final))
+
+    def state(how: Launch) -> tuple[Tensor, ...]:
+        return tuple(triton_path.state(k, v, None, how=how))
+
+    def forward(how: Launch) -> tuple[Tensor, ...]:
+        output, total, last = triton_path.forward(q, k, v, None, None, scale, epsilon, how=how)
+        return output, total, *last
+
+    def backward(how: Launch) -> tuple[Tensor, ...]:
+        return triton_path.backward(d_o, zero, q, k, v, None, None, o, denominator, scale, how=how)[:3]
+
+    return {"state": state, "forward": forward, "backward": backward}
+
+
+def write(table: Path, device: str, launches: dict[str, Launch]) -> None:
+    """Replaces the entries of one device; the file is whole at every moment."""
+    entries = {name: dict(row) for name, row in tuning.tuned(table).items()}
+    entries[device] = entries.get(device, {}) | {key: asdict(launch) for key, launch in launches.items()}
+    text = json.dumps(entries, indent=2, sort_keys=True) + "\n"
+    draft = table.with_name(f"{table.name}.{os.getpid()}")
+    try:
+        draft.write_text(text)
+        draft.replace(table)
+    finally:
+        draft.unlink(missing_ok=True)
+    tuning.tuned.cache_clear()
+
+
+def _name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
