@@ -2,19 +2,19 @@
 
 The formula compares one dense forward pass with one pass in segments; it is not a time. What it leaves out, such as
 memory bandwidth and the fixed cost of every segment, shows in the measured rows, which read the same tokens with an OPT
-of tiny width both ways.
+of tiny width, plain and with `jrt.RMT`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jrt.bench.flop_formulas import OPT, PAPER_TOKENS, VARIANTS, Shape, forward_flops, segmented_flops
+from jrt.bench.flop_formulas import OPT, PAPER_TOKENS, VARIANTS, Shape, saving
 from jrt.bench.report import Report
 from jrt.bench.timing import interleaved, ratio
 
@@ -74,8 +74,8 @@ def run(
         rows=rows,
         formats=dict.fromkeys([*OPT, "by formula"], ".2f"),
         notes="By formula: operations of one dense pass over those of 512-token windows. Measured: an OPT of tiny "
-        "width on a CPU, dense over segments: median ratio of CPU seconds of rounds that took turns, and the most "
-        "bytes that tensors held at once beside the weights and the input.",
+        "width on a CPU that reads for one answer (logits of the last token), plain and with jrt.RMT: median ratio of "
+        "CPU seconds of rounds that took turns, and the most bytes that tensors held at once beside the weights.",
     )
     if plot_to is not None:
         from jrt.bench.flops_plot import plot
@@ -95,27 +95,37 @@ def _row(name: str, tokens: int) -> dict[str, Any]:
 
 
 def _measured_row(tokens: int, sizes: _Sizes) -> dict[str, Any]:
-    """The small model over `tokens` tokens at once and in segments."""
+    """The small model over `tokens` tokens at once, and in segments by RMT; logits of the last token only."""
     import torch
 
+    import jrt
     from jrt.bench.peak import peak_bytes
 
-    model = _model(tokens + 2 * sizes.memory + 2)
+    dense = _model(tokens + 2 * sizes.memory)
+    method = jrt.RMT(num_memory_tokens=sizes.memory, segment_length=sizes.segment)
+    models = {"dense": dense, "segments": jrt.wrap(dense, method).model}
     ids = torch.randint(4, _MEASURED.vocabulary, (1, tokens), generator=torch.Generator().manual_seed(tokens))
-    ways: dict[str, Callable[[], None]] = {"dense": _dense(model, ids), "segments": _segments(model, ids, sizes)}
+    ways = {name: partial(_read, model, ids) for name, model in models.items()}
     times = interleaved(ways, sizes.rounds)
     peaks = {name: peak_bytes(way) for name, way in ways.items()}
+    body, memory = replace(_MEASURED, vocabulary=0), 2 * sizes.memory
     return {
         "counted": "measured",
         "tokens": tokens,
-        "by formula": forward_flops(_MEASURED, tokens)
-        / segmented_flops(_MEASURED, tokens, sizes.segment + 2 * sizes.memory, memory=2 * sizes.memory),
+        "by formula": saving(body, tokens, sizes.segment + memory, memory=memory),
         "time ratio": ratio(times["dense"].cpu, times["segments"].cpu)[0],
         "dense CPU s": times["dense"].cpu_median,
         "segments CPU s": times["segments"].cpu_median,
         "dense MB": peaks["dense"] / 1e6,
         "segments MB": peaks["segments"] / 1e6,
     }
+
+
+def _read(model: Any, ids: Tensor) -> None:
+    import torch
+
+    with torch.inference_mode():
+        model(ids, use_cache=False, logits_to_keep=1)
 
 
 def _model(positions: int) -> Any:
@@ -135,32 +145,3 @@ def _model(positions: int) -> Any:
             max_position_embeddings=positions,
         )
         return OPTForCausalLM(config).eval()
-
-
-def _dense(model: Any, ids: Tensor) -> Callable[[], None]:
-    """One pass over everything, logits of every token."""
-    import torch
-
-    def read() -> None:
-        with torch.inference_mode():
-            model(ids, use_cache=False)
-
-    return read
-
-
-def _segments(model: Any, ids: Tensor, sizes: _Sizes) -> Callable[[], None]:
-    """Segment by segment, memory before and behind each; what stands behind goes before the next one."""
-    import torch
-
-    def read() -> None:
-        with torch.inference_mode():
-            memory = model.model.decoder.embed_tokens.weight[: sizes.memory][None]
-            for part in ids.split(sizes.segment, 1):
-                words = model.model.decoder.embed_tokens(part)
-                hidden = model.model(
-                    inputs_embeds=torch.cat([memory, words, memory], 1), use_cache=False
-                ).last_hidden_state
-                memory = hidden[:, hidden.shape[1] - sizes.memory :]
-                model.lm_head(hidden[:, sizes.memory : sizes.memory + part.shape[1]])
-
-    return read

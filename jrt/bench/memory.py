@@ -84,7 +84,8 @@ def run(
         | dict.fromkeys(["millions", "state MB", *table_row(PAPER, 1, 1)], ".2f"),
         notes=f"One sequence, MB are 10^6 bytes: cache in {dtype}, state in float32 with the memory and normaliser of "
         "every layer; the segment that is being read is kept as well (segment MB). Measured: the bytes of the tensors "
-        "of the caches after reading, which equal the formula or the row says by how much not.",
+        "of the caches after reading; those of Infini-attention are the state, the unfinished segment and 8 bytes that "
+        "count the tokens.",
     )
     if plot_to is not None:
         from jrt.bench.memory_plot import plot
@@ -132,30 +133,34 @@ def _formula_row(name: str, shape: AttentionShape, tokens: int, segment: int, si
 def _measured_rows(
     name: str, shape: AttentionShape, lengths: list[int], segment: int, dtype: str
 ) -> list[dict[str, Any]]:
-    """The bytes of caches that really were filled, beside the formula's."""
+    """The bytes of caches that really were filled, beside the formula's: a plain model's and Infini-attention's."""
     import torch
 
+    import jrt
     from jrt.state.tensors import tensors_of
 
     if not lengths:
         return []
-    model, rows = _narrow_model(shape, getattr(torch, dtype)), []
+    plain, rows = _narrow_model(shape, getattr(torch, dtype)), []
+    infinite = jrt.wrap(plain, jrt.InfiniAttention(segment_length=segment)).model
     for tokens in lengths:
         ids = torch.randint(0, 64, (1, tokens), generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
-        found = sum(tensor.nbytes for tensor in tensors_of(cache).values())
-        expected = key_value_cache(shape, tokens) * _BYTES[dtype]
-        rows.append(
-            {
-                "model": name,
-                "tokens": tokens,
-                "cache": type(cache).__name__,
-                "measured bytes": found,
-                "by formula": expected,
-                "difference": found - expected,
-            }
-        )
+        state, unfinished = infini(shape) * _STATE_BYTES, key_value_cache(shape, tokens % segment) * _BYTES[dtype]
+        expected = {"plain": key_value_cache(shape, tokens) * _BYTES[dtype], "infini": state + unfinished}
+        for kind, model in (("plain", plain), ("infini", infinite)):
+            with torch.inference_mode():
+                cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
+            found = sum(tensor.nbytes for tensor in tensors_of(cache).values())
+            rows.append(
+                {
+                    "model": name,
+                    "tokens": tokens,
+                    "cache": type(cache).__name__,
+                    "measured bytes": found,
+                    "by formula": expected[kind],
+                    "difference": found - expected[kind],
+                }
+            )
     return rows
 
 

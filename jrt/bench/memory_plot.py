@@ -28,7 +28,7 @@ def plot(report: Report, path: Path) -> None:
         left.plot([], [], color="#555555", linestyle="--", label="compressive state")
         left.set(xlabel="tokens", title="Megabytes of one sequence, by formula")
         logarithmic(left, lengths)
-        left.legend(frameon=False, fontsize=8, loc="upper left")
+        left.legend(frameon=False, fontsize=8, loc="best")
         names = [row["table 1"] for row in paper][::-1]
         values = [row["millions"] for row in paper][::-1]
         right.barh(names, values, 0.62, color="#7A9CC6")

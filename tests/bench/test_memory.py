@@ -66,7 +66,11 @@ def test_caches_that_were_filled_have_the_formulas_bytes(tmp_path: Path) -> None
         2 * 2 * 2 * 16 * n * 2 for n in (5, 40)
     ]
     assert {row["model"] for row in measured} == {numbers, "gpt2"}
-    assert all(row["difference"] == 0 for row in measured)
+    counter = {"DynamicCache": 0, "InfiniCache": 8}
+    assert all(row["difference"] == counter[row["cache"]] for row in measured)
+    infinite = [row["measured bytes"] for row in measured if row["cache"] == "InfiniCache" and row["model"] == numbers]
+    state = 2 * 2 * 16 * 17 * 4
+    assert infinite == [8 + state + 2 * 2 * 2 * 16 * unfinished * 2 for unfinished in (5, 8)]
     assert picture.stat().st_size > 1000
 
 
