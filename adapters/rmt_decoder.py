@@ -78,7 +78,7 @@ class RMTDecoder(RMTModel):
                 by the token before it, over the borders of segments too.
             memory: the memory at a border of an earlier call, (B, m, D); these tokens open a segment.
             past_key_values: the state behind the tokens of an earlier call; it moves on in place.
-            use_cache: return the state; None is yes outside of training.
+            use_cache: return the state; None is yes outside of training and where there are no labels.
             logits_to_keep: of how many last columns logits are wanted; 0 is all. In training with labels, 0 is none:
                 only those that the loss needs are computed, and none is returned.
 
@@ -91,10 +91,11 @@ class RMTDecoder(RMTModel):
             InvalidOptionError: labels or a mask of the wrong shape.
             StateMismatchError: a memory or a state of other rows, or both at once.
         """
-        text = self._text(input_ids, attention_mask, labels)
-        cache = self._cache(past_key_values, memory, len(input_ids))
-        keeps = past_key_values is not None or (not self.training if use_cache is None else use_cache)
         layout = InputLayout(input_ids.shape, logits_to_keep)
+        text = self._text(input_ids, attention_mask, labels, layout.first)
+        cache = self._cache(past_key_values, memory, len(input_ids))
+        asked = not self.training and labels is None if use_cache is None else use_cache
+        keeps = asked or past_key_values is not None
         silent = labels is not None and self.training and not logits_to_keep
         goes_on = memory is not None or past_key_values is not None
         total, count, writes = self.initial_memory.sum() * 0.0, 0, Writes()
@@ -119,8 +120,8 @@ class RMTDecoder(RMTModel):
             past_key_values=cache if keeps else None,
         )
 
-    def _text(self, ids: Tensor, mask: Tensor | None, labels: Tensor | None) -> Text:
-        """The new tokens of every row without their padding."""
+    def _text(self, ids: Tensor, mask: Tensor | None, labels: Tensor | None, first: int) -> Text:
+        """The new tokens of every row without their padding; logits are wanted from column `first` on."""
         if labels is not None and labels.shape != ids.shape:
             raise InvalidOptionError(
                 f"labels have the shape {tuple(labels.shape)}, input_ids {tuple(ids.shape)}.",
@@ -132,8 +133,11 @@ class RMTDecoder(RMTModel):
                 "Pass the mask of these tokens, or of all tokens read so far and these.",
             )
         new = None if mask is None else mask[:, mask.shape[1] - ids.shape[1] :]
-        if ids.shape[1] == 0 or (new is not None and not bool(new.any())):
-            raise EmptyInputError("forward got no tokens.", "Pass input_ids with at least one token.")
+        if ids.shape[1] == 0 or (new is not None and not bool(new[:, first:].any())):
+            raise EmptyInputError(
+                f"There is no token in {'the input' if first == 0 else 'the columns whose logits are asked for'}.",
+                "Pass input_ids with at least one token, padded on the left.",
+            )
         return Text.of(ids, None if new is None or bool(new.all()) else new, None, None)
 
     def _cache(self, cache: RMTCache | None, memory: Tensor | None, rows: int) -> RMTCache:

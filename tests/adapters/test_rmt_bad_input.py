@@ -125,6 +125,8 @@ def test_nothing_to_read() -> None:
             model(ids[:, :0])
         with pytest.raises(EmptyInputError):
             model(ids, torch.zeros_like(ids))
+    with pytest.raises(EmptyInputError, match="logits are asked for"):
+        decoder()(ids, (torch.arange(9) < 6).long().expand(2, -1), logits_to_keep=2)
 
 
 def test_the_method_is_found_by_its_name_and_says_itself() -> None:

@@ -217,6 +217,24 @@ def test_hidden_states_are_not_collected() -> None:
     assert len(most) == 40 and max(most) <= 2
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+def test_an_adapter_of_weights_below_the_memory_is_trained() -> None:
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS", init_lora_weights=False)
+    base = peft.get_peft_model(build_encoder("bert", "ForSequenceClassification"), lora).eval()
+    model = RMT(num_memory_tokens=3, segment_length=7, cls_token_id=CLS, sep_token_id=SEP).adapt(base)
+    ids = random_text(2, 20)
+    found = model(ids, token_type_ids=torch.ones_like(ids), labels=torch.tensor([0, 2]))
+    found.loss.backward()
+    answers, _, memory = encoder_row(model, ids[1].tolist())
+    assert torch.allclose(model(ids).logits[1], answers[-1].logits[0], **CLOSE)
+    assert not torch.allclose(found.memory[1], memory[0], **CLOSE), "the types are read"
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert "initial_memory" in trained and all(
+        "lora" in name or "classifier" in name for name in trained - {"initial_memory"}
+    )
+
+
 @torch.no_grad()
 def test_a_reader_holds_an_encoder_and_saves_its_memory(tmp_path: Path) -> None:
     method = RMT(num_memory_tokens=3, segment_length=7, update="gated")
