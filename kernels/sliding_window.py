@@ -21,6 +21,7 @@ from jrt.kernels.switch import plain_torch_only
 __all__ = ["sliding_window_attention"]
 
 _BLOCKS = (64, 256)  # queries of one block: as many as the window is wide, within these bounds (measured on a CPU)
+_FLEX_BLOCK = 128  # of queries and of keys, in FlexAttention
 
 
 def sliding_window_attention(
@@ -196,28 +197,56 @@ def _compiled_flex() -> Callable[..., Any]:
 
 @lru_cache(maxsize=16)
 def _block_mask(length: int, seen: int, window: int, device: torch.device) -> Any:
-    """Which blocks a window touches; the same for every layer, so kept."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    first = seen - length
+    """The window as FlexAttention takes it; the same for every layer, so kept."""
+    first, width = _as_tensors(seen - length, window, device)
 
     def visible(row: Tensor, head: Tensor, at: Tensor, other: Tensor) -> Tensor:
-        return (other <= at + first) & (other > at + first - window)
+        return (other <= at + first) & (other > at + first - width)
 
-    return create_block_mask(visible, None, None, length, seen, device=device)
+    return _blocks_of(visible, *_touched(length, seen, window, device), (length, seen))
 
 
 def _padded_block_mask(length: int, seen: int, window: int, mask: Tensor, blind: Tensor) -> Any:
     """The same for rows of a batch with padding; a query that sees nothing sees itself (its output is dropped)."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    first = seen - length
+    first, width = _as_tensors(seen - length, window, mask.device)
 
     def visible(row: Tensor, head: Tensor, at: Tensor, other: Tensor) -> Tensor:
-        inside = (other <= at + first) & (other > at + first - window)
+        inside = (other <= at + first) & (other > at + first - width)
         return (inside & mask[row, other]) | ((other == at + first) & blind[row, at])
 
-    return create_block_mask(visible, mask.shape[0], None, length, seen, device=mask.device)
+    touched, _ = _touched(length, seen, window, mask.device)
+    return _blocks_of(visible, touched, torch.zeros_like(touched), (length, seen))
+
+
+def _as_tensors(first: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Numbers as tensors: every other number in a mask function would compile the attention anew."""
+    return torch.tensor(first, device=device), torch.tensor(window, device=device)
+
+
+def _touched(length: int, seen: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which blocks of keys a block of queries sees anything of, and which it sees all of: `(query blocks, key blocks)`.
+
+    Worked out for blocks, because torch's own way makes a mask of all T x T pairs first.
+    """
+    start = torch.arange(0, length, _FLEX_BLOCK, device=device)[:, None] + seen - length
+    end = (start + _FLEX_BLOCK - 1).clamp_max(seen - 1)
+    begin = torch.arange(0, seen, _FLEX_BLOCK, device=device)
+    stop = begin + _FLEX_BLOCK - 1
+    return (begin <= end) & (stop > start - window), (stop <= start) & (begin > end - window)
+
+
+def _blocks_of(visible: Callable[..., Tensor], touched: Tensor, full: Tensor, lengths: tuple[int, int]) -> Any:
+    """A BlockMask that looks at single pairs in blocks that are seen in part only."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    def ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """How many blocks each row has, and their numbers, those first."""
+        count, order = blocks.sum(-1), blocks.int().argsort(dim=-1, descending=True, stable=True)
+        return count.int()[None, None], order.int()[None, None]
+
+    return BlockMask.from_kv_blocks(
+        *ordered(touched & ~full), *ordered(full), BLOCK_SIZE=_FLEX_BLOCK, mask_mod=visible, seq_lengths=lengths
+    )
 
 
 def _sees_nothing(mask: Tensor, length: int, window: int) -> Tensor:

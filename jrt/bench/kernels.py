@@ -54,10 +54,11 @@ def run(
 
     from jrt.bench.cells import PHASES, Case
     from jrt.bench.kernels_registry import GROUPS
-    from jrt.bench.running import on_cpu, on_gpu, plan, within
+    from jrt.bench.running import on_cpu, on_gpu, one_thread, plan, within
 
     where = _device(device)
-    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    on_a_gpu = where.type == "cuda"
+    dtype = torch.bfloat16 if on_a_gpu else torch.float32
     cells = plan(
         _names(groups, GROUPS),
         _names(phases, PHASES),
@@ -66,30 +67,24 @@ def run(
         Case("prefill", 1, heads, 1, where, dtype),
     )
     stop = time.monotonic() + 60 * budget_minutes
-    tuned = _tune(where) if tune else None
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        measure, expected = on_gpu() if where.type == "cuda" else on_cpu(rounds)
-        measured, left_out = within(cells, measure, expected, stop)
-    finally:
-        torch.set_num_threads(before)
+    settings = {
+        "device": where.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "heads": heads,
+        "rounds": rounds,
+        "budget_minutes": budget_minutes,
+        "tuned": _tune(where) if tune else None,
+    }
+    with one_thread():
+        rows, left_out = within(cells, *(on_gpu() if on_a_gpu else on_cpu(rounds)), stop)
+    notes = _GPU_NOTES if on_a_gpu else _CPU_NOTES
     report = Report(
         name="kernels",
         target=TARGET,
-        settings={
-            "device": where.type,
-            "dtype": str(dtype).removeprefix("torch."),
-            "heads": heads,
-            "rounds": rounds,
-            "budget_minutes": budget_minutes,
-            "tuned": tuned,
-            "left_out": left_out,
-        },
-        rows=measured,
+        settings=settings | {"left_out": left_out},
+        rows=rows,
         formats={"of floor": ".0%", "error": ".1e"},
-        notes=(_GPU_NOTES if where.type == "cuda" else _CPU_NOTES)
-        + (f" {len(left_out)} cells were left out when the time was up." if left_out else ""),
+        notes=notes + (f" {len(left_out)} cells were left out when the time was up." if left_out else ""),
     )
     if plot_to is not None:
         from jrt.bench.kernels_plot import plot

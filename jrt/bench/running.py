@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,6 +45,17 @@ def on_gpu() -> tuple[Measure, Expected]:
 def on_cpu(rounds: int) -> tuple[Measure, Expected]:
     """The same for a CPU, where nothing is known beforehand."""
     return partial(measure_on_cpu, ways=WAYS, rounds=rounds), lambda cell: 0.0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def within(

@@ -166,10 +166,43 @@ def test_everything_compiles_to_one_graph() -> None:
     torch.testing.assert_close(compiled(q, k, v, 20, mask=mask), sliding_window_attention(q, k, v, 20, mask=mask))
 
 
-def test_flex_marks_the_blocks_of_the_window_only() -> None:
-    """What FlexAttention would compute on a GPU: the blocks of 128 that a window of 128 touches, two a block row."""
-    blocks = sliding_window._block_mask(1024, 1024, 128, torch.device("cpu"))
-    assert blocks.to_dense().sum(-1).flatten().tolist() == [1] + [2] * 7
+@pytest.mark.parametrize(("length", "window"), [(1024, 128), (1000, 1), (999, 300), (300, 2000)])
+@pytest.mark.parametrize("past", [0, 77, 500])
+def test_flex_computes_the_blocks_of_the_window_only(length: int, window: int, past: int) -> None:
+    """Blocks are computed where any pair is visible, and their pairs are looked at unless all of them are."""
+    total = length + past
+    blocks = sliding_window._block_mask(length, total, window, torch.device("cpu"))
+    i, j = torch.arange(length)[:, None] + past, torch.arange(total)
+    pairs = (j <= i) & (j > i - window)
+    rows, columns = -(-length // 128), -(-total // 128)
+
+    def grouped(value: bool) -> Tensor:
+        padded = torch.full((128 * rows, 128 * columns), value)
+        padded[:length, :total] = pairs
+        return padded.unflatten(1, (-1, 128)).unflatten(0, (-1, 128)).transpose(1, 2).flatten(2)
+
+    assert torch.equal(blocks.to_dense()[0, 0].bool(), grouped(False).any(-1))
+    full = torch.zeros(rows, columns, dtype=torch.bool)
+    for row in range(rows):
+        full[row, blocks.full_kv_indices[0, 0, row, : blocks.full_kv_num_blocks[0, 0, row]].long()] = True
+    assert torch.equal(full & grouped(True).all(-1), full)
+    inner = grouped(False).all(-1)
+    assert torch.equal(full & inner, inner)
+    assert blocks.seq_lengths == (length, total)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("padded", [False, True])
+def test_flex_without_its_compiler(padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward of the GPU's path on a CPU, where FlexAttention runs uncompiled and slowly."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    monkeypatch.setattr(sliding_window, "_compiled_flex", lambda: flex_attention)
+    monkeypatch.setattr(sliding_window, "_flex_fits", lambda query: True)
+    q, k, v = inputs(200, past=30, groups=2, value_width=8)
+    mask = left_padding(230) if padded else None
+    found = sliding_window_attention(q, k, v, 40, mask=mask)
+    torch.testing.assert_close(found, expected(q, k, v, 40, mask), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("past", [0, 50])
