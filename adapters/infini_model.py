@@ -58,6 +58,7 @@ class InfiniModel(AdaptedModel):
         self.write_gates = nn.ModuleDict(
             {layer: WriteGate(pairs, width).to(device) for layer in layers} if method.write_gate else {}
         )
+        self.train(base.training)
 
     def forward(
         self,
@@ -141,14 +142,15 @@ class InfiniModel(AdaptedModel):
         """Reads one window; the cache holds it afterwards."""
         arguments = (tokens, wanted, window, list(cache.layers))
         if self.training and torch.is_grad_enabled() and self.checkpoints():
-            part: Part = checkpoint(self._read, *arguments, use_reentrant=False)
+            part, cache.layers = checkpoint(self._read, *arguments, use_reentrant=False)
         else:
-            part = self._read(*arguments)
-        cache.layers = part.layers
+            part, cache.layers = self._read(*arguments)
         cache.seen = window.seen + window.counts
         return part
 
-    def _read(self, tokens: Tensor, wanted: Wanted, window: Window, before: list[InfiniLayer]) -> Part:
+    def _read(
+        self, tokens: Tensor, wanted: Wanted, window: Window, before: list[InfiniLayer]
+    ) -> tuple[Part, list[InfiniLayer]]:
         """One forward of the base; it depends on its arguments only, so that it can be computed again."""
         device = tokens.device
         targets = wanted.targets_of(window)
@@ -168,7 +170,7 @@ class InfiniModel(AdaptedModel):
         logits = output.logits[:, : len(columns)]
         loss = None if targets is None else sum_of_losses(logits, targets[:, columns.to(targets.device)])
         layers = [attention.after.get(layer, InfiniLayer()) for layer in range(len(before))]
-        return Part(window, layers, columns, logits if wanted.logits else None, loss, attention.writes)
+        return Part.of(window, columns, logits if wanted.logits else None, loss, attention.writes), layers
 
     def _stand_in(self) -> tuple[list[nn.Module], StandIn | None]:
         """Attention modules that do not ask transformers' registry, and what attends for them."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from jrt.adapters.infini_cache import InfiniCache, InfiniLayer
+from jrt.adapters.infini_cache import InfiniCache
 from jrt.adapters.infini_windows import Window
 
 IGNORED = -100
@@ -70,23 +70,33 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Part:
-    """What one window gave.
+    """What one window gave, and nothing that is as large as the window: a call may have thousands of them.
 
     Attributes:
-        window: its tokens.
-        layers: the state of every layer after it.
-        columns: which of its columns have logits, `(K,)` on the CPU.
+        tokens: how many it had.
+        uniform: whether its rows stand side by side, see `Window`.
+        columns: of the call, whose logits are there, `(B, K)` on the CPU.
+        real: which of them are tokens, `(B, K)` bool on the CPU.
         logits: `(B, K, V)`; None where none are returned.
         loss: the sum of the cross entropies; None without labels.
         writes: what each memory layer writes of a token in the mean; empty outside of training.
     """
 
-    window: Window
-    layers: list[InfiniLayer]
+    tokens: int
+    uniform: bool
     columns: Tensor
+    real: Tensor
     logits: Tensor | None
     loss: Tensor | None
     writes: list[Tensor]
+
+    @classmethod
+    def of(
+        cls, window: Window, chosen: Tensor, logits: Tensor | None, loss: Tensor | None, writes: list[Tensor]
+    ) -> Part:
+        """From a window and the columns of it that have logits, `(K,)`."""
+        tokens, columns, real = int(window.counts.sum()), window.columns[:, chosen], window.real()[:, chosen]
+        return cls(tokens, window.uniform, columns, real, logits, loss, writes)
 
 
 def sum_of_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -105,7 +115,7 @@ def combined(
 ) -> InfiniOutput:
     """One output of all windows; the mean write counts every window as much as it has tokens."""
     loss = writes = None
-    tokens = [int(part.window.counts.sum()) for part in parts]
+    tokens = [part.tokens for part in parts]
     if parts and parts[0].writes:
         means = [torch.stack(part.writes).mean() * count for part, count in zip(parts, tokens, strict=True)]
         writes = torch.stack(means).sum() / sum(tokens)
@@ -122,7 +132,7 @@ def combined(
 def _logits(parts: Sequence[Part], wanted: Wanted, padded: bool) -> Tensor:
     """The logits of the windows in the order of the columns, `(B, T or logits_to_keep, V)`."""
     found = [part.logits for part in parts if part.logits is not None and part.logits.shape[1]]
-    uniform = all(part.window.uniform for part in parts)
+    uniform = all(part.uniform for part in parts)
     if uniform and not padded:
         return found[0] if len(found) == 1 else torch.cat(found, 1)
     rows, vocabulary = found[0].shape[0], found[0].shape[2]
@@ -130,8 +140,7 @@ def _logits(parts: Sequence[Part], wanted: Wanted, padded: bool) -> Tensor:
     for part in parts:
         if part.logits is None or not part.logits.shape[1]:
             continue
-        columns = part.window.columns[:, part.columns]
-        chosen = part.window.real()[:, part.columns] & (columns >= wanted.first)
+        chosen = part.real & (part.columns >= wanted.first)
         row, place = (index.to(logits.device) for index in chosen.nonzero(as_tuple=True))
-        logits[row, columns[chosen].to(logits.device) - wanted.first] = part.logits[row, place]
+        logits[row, part.columns[chosen].to(logits.device) - wanted.first] = part.logits[row, place]
     return logits
