@@ -47,7 +47,7 @@ def run(
     feature_dims: Annotated[str, typer.Option(help="Widths of keys; the state grows with their square.")] = "2,4,8,16",
     shapes: Annotated[str, typer.Option(help="Lengths of the short and the long list.")] = "2x8,4x16,4x32",
     seeds: Annotated[str, typer.Option(help="One model for each.")] = "0,1,2",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a model.")] = 2500,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a model.")] = 3000,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of a step.")] = 32,
     learning_rate: Annotated[
         float, typer.Option(help="The highest; it rises for 100 steps and falls at the end.")

@@ -184,12 +184,17 @@ def test_the_write_penalty_starts_with_its_stage(adapted: dict[str, Any]) -> Non
     assert penalties == [0.0, 0.0, 0.05]
 
 
-def test_text_for_a_decoder(
-    options: dict[str, Any], adapted: dict[str, Any], bases: dict[str, Path], tmp_path: Path
-) -> None:
-    chosen = adapted["infini"] | {"task": None, "text": options["text"], "tokenizer": options["tokenizer"], "steps": 3}
-    trained = run("infini", chosen | {"checkpoint_activations": True, "optimizer": "adafactor"}, tmp_path / "run")
-    assert [entry["loss"] > 0 for entry in trained.log["2-segments"] if "loss" in entry] == [True] * 3
+def test_text_for_decoders(options: dict[str, Any], adapted: dict[str, Any], tmp_path: Path) -> None:
+    text = {"task": None, "text": options["text"], "tokenizer": options["tokenizer"], "steps": 3}
+    memory = "num_memory_tokens=2,segment_length=24,update=gated,write_penalty=0.1"
+    for kind, changes in (("infini", {"optimizer": "adafactor"}), ("rmt", {"method": memory})):
+        chosen = adapted["infini"] | text | changes | {"checkpoint_activations": True}
+        trained = run(kind, chosen, tmp_path / kind)
+        entries = [entry for entry in trained.log["2-segments"] if "loss" in entry]
+        assert len(entries) == 3 and all(entry["loss"] > 0 for entry in entries)
+        if kind == "rmt":
+            assert all(0 < entry["mean_write"] <= 1 for entry in entries)
+        assert jrt.load(str(trained.folder), device="cpu").methods[0].kind == kind
 
 
 @pytest.mark.parametrize(
