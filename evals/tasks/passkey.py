@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import random
-from itertools import cycle
 
 from pydantic import Field
 
 from jrt.evals.items import Item
 from jrt.evals.tasks.base import GeneratedTask
 from jrt.prompts import JRTPrompt, Plan, Query
-
-FILLER = (
-    "The grass is green.",
-    "The sky is blue.",
-    "The sun is yellow.",
-    "Here we go.",
-    "There and back again.",
-)
+from jrt.training.passkeys import ANSWER_BEGINS, QUESTION, Filler, hidden, new_key, sentences
 
 
 class Passkey(GeneratedTask):
@@ -26,6 +18,7 @@ class Passkey(GeneratedTask):
     Attributes:
         num_words: the length of the document in words, to within one sentence.
         depth: where the number stands, from 0 (at the beginning) to 1 (at the end); None draws it for every item.
+        filler: what stands around it: "cycle", the same five sentences over and over, or "varied", random ones.
     """
 
     name = "passkey"
@@ -34,19 +27,20 @@ class Passkey(GeneratedTask):
 
     num_words: int = Field(default=400, ge=20, strict=True)
     depth: float | None = Field(default=None, ge=0, le=1)
+    filler: Filler = "cycle"
 
     def generate(self, generator: random.Random, name: str) -> Item:
-        key = str(generator.randint(10_000, 99_999))
+        key = new_key(generator)
         depth = generator.random() if self.depth is None else self.depth
-        hidden = f"The pass key is {key}. Remember it. {key} is the pass key."
-        sentences, room = [], self.num_words - len(hidden.split())
-        for sentence in cycle(FILLER):
+        needle = hidden(key)
+        found, room = [], self.num_words - len(needle.split())
+        for sentence in sentences(generator, self.filler):
             room -= len(sentence.split())
             if room < 0:
                 break
-            sentences.append(sentence)
-        sentences.insert(round(depth * len(sentences)), hidden)
-        return Item(name, " ".join(sentences), "What is the pass key?", (key,), {"depth": depth})
+            found.append(sentence)
+        found.insert(round(depth * len(found)), needle)
+        return Item(name, " ".join(found), QUESTION, (key,), {"depth": depth})
 
     def plan(self, item: Item, method: JRTPrompt) -> Plan:
-        return method.plan(item.context, Query(item.question, f"{item.question} The pass key is", joint="\n"))
+        return method.plan(item.context, Query(item.question, f"{item.question} {ANSWER_BEGINS}", joint="\n"))
