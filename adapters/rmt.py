@@ -18,7 +18,56 @@ from jrt.methods import Method
 Alignment = Literal["left", "right", "center"]
 
 
-class RMT(Method):
+class SegmentMethod(Method):
+    """What methods that read segment by segment beside memory tokens have in common; see `RMT`."""
+
+    num_memory_tokens: int = Field(default=10, ge=0, strict=True)
+    segment_length: int | None = Field(default=None, ge=1, strict=True)
+    alignment: Alignment | None = None
+    bptt_segments: int | None = Field(default=None, ge=0, strict=True)
+    gradient_checkpointing: bool = False
+    initial_std: float | None = Field(default=None, ge=0.0)
+    cls_token_id: int | None = Field(default=None, ge=0, strict=True)
+    sep_token_id: int | None = Field(default=None, ge=0, strict=True)
+
+    def __init__(self, num_memory_tokens: int = 10, segment_length: int | None = None, **options: Any) -> None:
+        super().__init__(num_memory_tokens=num_memory_tokens, segment_length=segment_length, **options)
+
+    @property
+    def gated(self) -> bool:
+        """Whether gates decide how much is written."""
+        return False
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, **options: Any) -> Self:
+        """The method for an encoder whose segments carry the special tokens of `tokenizer`.
+
+        Example:
+            >>> jrt.RMT.for_tokenizer(AutoTokenizer.from_pretrained("bert-base-cased"), num_memory_tokens=10)
+        """
+        return cls(cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id, **options)
+
+    def adapt(self, model: Any) -> Any:
+        """An encoder or decoder that reads in segments and shares the weights of `model`.
+
+        Raises:
+            UnsupportedModelError: an encoder-decoder model, a recurrent one, or a head that has no meaning here.
+            InvalidOptionError: the model cannot hold such a segment and its memory tokens.
+        """
+        from jrt.adapters.rmt_body import inspect_model, refuse_other_decoders
+
+        facts = inspect_model(model)
+        if facts.causal:
+            refuse_other_decoders(model, facts)
+        encoder, decoder = self._classes()
+        return (decoder if facts.causal else encoder)(model, self, facts)
+
+    def _classes(self) -> tuple[Any, Any]:
+        """The adapted model around an encoder, and the one around a decoder."""
+        raise NotImplementedError
+
+
+class RMT(SegmentMethod):
     """How long a segment is, and how the memory between segments is read, written and trained.
 
     | model | what a segment is | which outputs are the new memory |
@@ -51,47 +100,23 @@ class RMT(Method):
 
     kind = "rmt"
 
-    num_memory_tokens: int = Field(default=10, ge=0, strict=True)
-    segment_length: int | None = Field(default=None, ge=1, strict=True)
-    alignment: Alignment | None = None
     update: Literal["replace", "gated"] = "replace"
     write_penalty: float = Field(default=0.0, ge=0.0)
-    bptt_segments: int | None = Field(default=None, ge=0, strict=True)
-    gradient_checkpointing: bool = False
-    initial_std: float | None = Field(default=None, ge=0.0)
-    cls_token_id: int | None = Field(default=None, ge=0, strict=True)
-    sep_token_id: int | None = Field(default=None, ge=0, strict=True)
 
     def __init__(self, num_memory_tokens: int = 10, segment_length: int | None = None, **options: Any) -> None:
-        super().__init__(num_memory_tokens=num_memory_tokens, segment_length=segment_length, **options)
-        if self.write_penalty and self.update != "gated":
+        super().__init__(num_memory_tokens, segment_length, **options)
+        if self.write_penalty and not self.gated:
             raise InvalidOptionError(
                 f"RMT(write_penalty={self.write_penalty}) is a penalty on the gate, and update='replace' has none.",
                 "Write RMT(update='gated', write_penalty=...).",
             )
 
-    @classmethod
-    def for_tokenizer(cls, tokenizer: Any, **options: Any) -> Self:
-        """The method for an encoder whose segments carry the special tokens of `tokenizer`.
+    @property
+    def gated(self) -> bool:
+        return self.update == "gated"
 
-        Example:
-            >>> jrt.RMT.for_tokenizer(AutoTokenizer.from_pretrained("bert-base-cased"), num_memory_tokens=10)
-        """
-        return cls(cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id, **options)
-
-    def adapt(self, model: Any) -> Any:
-        """An `RMTEncoder` or `RMTDecoder` that shares the weights of `model`.
-
-        Raises:
-            UnsupportedModelError: an encoder-decoder model, a recurrent one, or a head that has no meaning here.
-            InvalidOptionError: the model cannot hold such a segment and its memory tokens.
-        """
-        from jrt.adapters.rmt_body import inspect_model, refuse_other_decoders
+    def _classes(self) -> tuple[Any, Any]:
         from jrt.adapters.rmt_decoder import RMTDecoder
         from jrt.adapters.rmt_encoder import RMTEncoder
 
-        facts = inspect_model(model)
-        if not facts.causal:
-            return RMTEncoder(model, self, facts)
-        refuse_other_decoders(model, facts)
-        return RMTDecoder(model, self, facts)
+        return RMTEncoder, RMTDecoder

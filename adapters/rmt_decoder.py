@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-from jrt.adapters.rmt import RMT
+from jrt.adapters.rmt import SegmentMethod
 from jrt.adapters.rmt_blocks import Arrangement, Block, arrange, blocks
-from jrt.adapters.rmt_body import ModelFacts, body_of, with_hidden
+from jrt.adapters.rmt_body import ModelFacts
 from jrt.adapters.rmt_cache import RMTCache
 from jrt.adapters.rmt_model import RMTModel, RMTOutput, Writes, cut_here
 from jrt.adapters.rmt_outputs import IGNORED, InputLayout
@@ -47,7 +47,7 @@ _Answer = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 class RMTDecoder(RMTModel):
     """A decoder that reads and writes any length; see `jrt.RMT`."""
 
-    def __init__(self, base: Any, method: RMT, facts: ModelFacts) -> None:
+    def __init__(self, base: Any, method: SegmentMethod, facts: ModelFacts) -> None:
         super().__init__(base, method, facts, 2 * method.num_memory_tokens)
         if method.alignment not in (None, "left"):
             raise InvalidOptionError(
@@ -111,7 +111,7 @@ class RMTDecoder(RMTModel):
             new = new if len(new) == len(old) else old.index_copy(0, part.rows, new)
             cache.advance((block.place + block.count) % self.segment_length, block.writes, new)
             goes_on = True
-        mean_write = writes.mean if self.method.update == "gated" else None
+        mean_write = writes.mean if self.method.gated else None
         return RMTOutput(
             loss=None if labels is None else self.penalized(total / max(count, 1), mean_write),
             logits=None if silent else layout.fields["logits"],
@@ -193,25 +193,28 @@ class RMTDecoder(RMTModel):
     def _segment(self, memory: Tensor, part: _Part, cache: RMTCache | None) -> _Answer:
         inputs = self._inputs(memory, part, cache)
         wanted = part.kept if part.targets is None else part.kept | (part.targets != IGNORED)
-        row = torch.arange(len(memory), device=memory.device)[:, None]
-        logits = loss = None
-        if bool(wanted.any()):
-            needed = torch.zeros_like(part.places.source).scatter_add_(1, part.places.tokens, wanted.long()).any(dim=0)
-            if self._selects_logits and not bool(needed.all()):
-                inputs["logits_to_keep"] = needed.nonzero()[:, 0]
-            else:
-                needed = torch.ones_like(needed)
-            output, hidden = with_hidden(self.base, **inputs)
-            column = (needed.cumsum(0) - 1).clamp_min(0)[part.places.tokens]
-            logits = output.logits[row, column] if bool(part.kept.any()) else None
-            if part.targets is not None:
-                scored = part.targets != IGNORED
-                chosen = output.logits[row.expand_as(column)[scored], column[scored]]
-                loss = cross_entropy(chosen.float(), part.targets[scored], reduction="sum")
-        else:
-            hidden = body_of(self.base)(**inputs)[0]
-        new, gates = self.written(memory, hidden[row, part.places.memory])
+        head, needed = bool(wanted.any()), torch.ones(part.places.seen.shape[1], dtype=torch.bool, device=wanted.device)
+        if head and self._selects_logits:
+            marked = torch.zeros_like(part.places.source).scatter_add_(1, part.places.tokens, wanted.long()).any(dim=0)
+            if not bool(marked.all()):
+                inputs["logits_to_keep"], needed = marked.nonzero()[:, 0], marked
+        output, new, gates = self.run(memory, part.places.memory, head, inputs)
+        logits, loss = self._scored(output.logits, part, needed) if head else (None, None)
         return torch.where(part.writes[:, None, None], new, memory), gates, logits, loss
+
+    def _scored(self, logits: Tensor, part: _Part, needed: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The logits of the block's tokens, (b, W, V), where any are returned, and the sum of the losses.
+
+        The model has answered for the columns `needed`, (width,), alone.
+        """
+        row = torch.arange(len(logits), device=logits.device)[:, None]
+        column = (needed.cumsum(0) - 1).clamp_min(0)[part.places.tokens]
+        kept = logits[row, column] if bool(part.kept.any()) else None
+        if part.targets is None:
+            return kept, None
+        scored = part.targets != IGNORED
+        chosen = logits[row.expand_as(column)[scored], column[scored]]
+        return kept, cross_entropy(chosen.float(), part.targets[scored], reduction="sum")
 
     def _inputs(self, memory: Tensor, part: _Part, cache: RMTCache | None) -> dict[str, Any]:
         """The arguments of the base model's forward."""

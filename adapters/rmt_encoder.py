@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from jrt.adapters.rmt import RMT
-from jrt.adapters.rmt_body import ModelFacts, body_of, with_hidden
+from jrt.adapters.rmt import SegmentMethod
+from jrt.adapters.rmt_body import ModelFacts
 from jrt.adapters.rmt_model import RMTModel, RMTOutput, Writes, cut_here
 from jrt.adapters.rmt_outputs import InputLayout, Targets, check_labels, span_loss, token_loss
 from jrt.adapters.rmt_segments import Segments, Text, cut
@@ -42,7 +42,7 @@ class _Step:
 class RMTEncoder(RMTModel):
     """An encoder that reads any length; see `jrt.RMT`."""
 
-    def __init__(self, base: Any, method: RMT, facts: ModelFacts) -> None:
+    def __init__(self, base: Any, method: SegmentMethod, facts: ModelFacts) -> None:
         separators = 0 if method.sep_token_id is None else 1 + bool(method.num_memory_tokens)
         super().__init__(base, method, facts, method.num_memory_tokens + (method.cls_token_id is not None) + separators)
 
@@ -155,23 +155,19 @@ class RMTEncoder(RMTModel):
     def _segment(
         self, memory: Tensor, step: _Step, head: bool, labels: Tensor | None
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        embedding, before = self.base.get_input_embeddings(), step.left.shape[1] + memory.shape[1]
+        embedding, left = self.base.get_input_embeddings(), step.left.shape[1]
         parts = [embedding(step.left), self.embed_memory(memory), embedding(step.right)]
         inputs: dict[str, Any] = {"inputs_embeds": torch.cat([part for part in parts if part.shape[1]], dim=1)}
-        first = step.seen.new_ones(len(memory), before)
+        first = step.seen.new_ones(len(memory), left + self.method.num_memory_tokens)
         inputs["attention_mask"] = torch.cat([first, step.seen], dim=1).long()
         if step.types is not None:
             inputs["token_type_ids"] = torch.cat([first.long() - 1, step.types], dim=1)
         if labels is not None:
             inputs["labels"] = labels
-        fields: dict[str, Tensor] = {}
-        if head:
-            output, hidden = with_hidden(self.base, **inputs)
-            fields = {name: output[name] for name in ("loss", *self.fields) if output.get(name) is not None}
-        else:
-            hidden = body_of(self.base)(**inputs)[0]
-        new, gates = self.written(memory, hidden[:, step.left.shape[1] : before])
-        return new, gates, fields
+        columns = torch.arange(left, first.shape[1], device=memory.device).expand(len(memory), -1)
+        output, new, gates = self.run(memory, columns, head, inputs)
+        names = ("loss", *self.fields) if head else ()
+        return new, gates, {name: output[name] for name in names if output.get(name) is not None}
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -201,7 +197,7 @@ class RMTEncoder(RMTModel):
             loss = token_loss(answers["logits"], targets.tokens, mask)
         elif targets.spans is not None:
             loss = span_loss(answers["start_logits"], answers["end_logits"], targets.spans)
-        mean_write = writes.mean if self.method.update == "gated" else None
+        mean_write = writes.mean if self.method.gated else None
         return RMTOutput(loss=self.penalized(loss, mean_write), memory=memory, mean_write=mean_write, **answers)
 
 

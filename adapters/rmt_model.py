@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from jrt.adapters.adapted import AdaptedModel
-from jrt.adapters.rmt import RMT
-from jrt.adapters.rmt_body import ModelFacts
+from jrt.adapters.rmt import RMT, SegmentMethod
+from jrt.adapters.rmt_body import ModelFacts, body_of, with_hidden
 from jrt.errors import InvalidOptionError, StateMismatchError
 
 STRETCH, BELOW = 1.2, 0.1
@@ -59,13 +59,13 @@ class RMTModel(AdaptedModel):
         checkpointing: whether a training step reads every segment again in its backward pass.
     """
 
-    method: RMT
+    method: SegmentMethod
 
-    def __init__(self, base: Any, method: RMT, facts: ModelFacts, num_other_tokens: int) -> None:
+    def __init__(self, base: Any, method: SegmentMethod, facts: ModelFacts, num_other_tokens: int) -> None:
         super().__init__(base, method)
         self.facts = facts
         self.segment_length = _segment_length(base, method, facts, num_other_tokens)
-        self.write_penalty = method.write_penalty
+        self.write_penalty = method.write_penalty if isinstance(method, RMT) else 0.0
         self.checkpointing = method.gradient_checkpointing
         device, width = base.get_input_embeddings().weight.device, facts.hidden_width
         std = facts.embedding_std * facts.embedding_scale if method.initial_std is None else method.initial_std
@@ -73,7 +73,7 @@ class RMTModel(AdaptedModel):
         if facts.embedding_width != width:
             self.projection = nn.Linear(width, facts.embedding_width, bias=False, device=device)
             nn.init.normal_(self.projection.weight, std=width**-0.5)
-        if method.update == "gated":
+        if method.gated:
             self.write_norm = nn.LayerNorm(width, device=device)
             self.write_gate = nn.Linear(width, 1, device=device)
             nn.init.constant_(self.write_gate.bias, 1.0)
@@ -85,16 +85,20 @@ class RMTModel(AdaptedModel):
         Raises:
             StateMismatchError: the given one has another shape.
         """
-        expected = (rows, *self.initial_memory.shape)
+        start = self.start_memory()
+        expected = (rows, *start.shape)
         if memory is None:
-            return self.initial_memory.float().expand(expected)
+            return start.expand(expected)
         if memory.shape != expected:
             raise StateMismatchError(
-                f"memory has the shape {tuple(memory.shape)}; {rows} rows with {expected[1]} memory tokens of width "
-                f"{expected[2]} need {expected}.",
+                f"memory has the shape {tuple(memory.shape)}; {rows} rows of {self.method} need {expected}.",
                 "Pass the `memory` of an earlier output of the same model, for the same rows.",
             )
         return memory.float()
+
+    def start_memory(self) -> Tensor:
+        """The memory before the first segment of a row, fp32, (m, D)."""
+        return self.initial_memory.float()
 
     def embed_memory(self, memory: Tensor) -> Tensor:
         """The memory as a segment's embeddings, (B, m, E), in the data type of the embeddings."""
@@ -107,10 +111,26 @@ class RMTModel(AdaptedModel):
         dtype: torch.dtype = self.base.get_input_embeddings().weight.dtype
         return dtype
 
+    def run(self, memory: Tensor, columns: Tensor, head: bool, inputs: dict[str, Any]) -> tuple[Any, Tensor, Tensor]:
+        """One forward of the base model over a segment.
+
+        Args:
+            memory: what the segment reads, (b, m, D).
+            columns: where it writes, (b, m).
+            head: whether the model's head answers too.
+            inputs: of the base model, with the memory tokens in their places.
+
+        Returns:
+            What the model answers, or None; the new memory; the gates, (b, m, 1).
+        """
+        output, hidden = with_hidden(self.base, **inputs) if head else (None, body_of(self.base)(**inputs)[0])
+        row = torch.arange(len(memory), device=memory.device)[:, None]
+        return output, *self.written(memory, hidden[row, columns])
+
     def written(self, old: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """The new memory, (B, m, D), and the gates, (B, m, 1), all ones where the memory is replaced."""
         output = output.float()
-        if self.method.update == "replace":
+        if not self.method.gated:
             return output, torch.ones_like(output[..., :1])
         gate = (STRETCH * torch.sigmoid(self.write_gate(self.write_norm(output))) - BELOW).clamp(0.0, 1.0)
         return old + gate * (output - old), gate
@@ -154,7 +174,7 @@ class RMTModel(AdaptedModel):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer: the initial memory and the gate do not decay, as vectors do not."""
-        own = [self.initial_memory] + ([self.write_gate.weight] if self.method.update == "gated" else [])
+        own = [self.initial_memory] + ([self.write_gate.weight] if self.method.gated else [])
         decaying, kept = super().parameter_groups(weight_decay)
         moved = [parameter for parameter in decaying["params"] if any(parameter is one for one in own)]
         decaying["params"] = [p for p in decaying["params"] if not any(p is one for one in moved)]
@@ -185,7 +205,7 @@ def cut_here(back: Any, bptt_segments: int) -> Any:
     return back % (bptt_segments + 1) == bptt_segments
 
 
-def _segment_length(base: Any, method: RMT, facts: ModelFacts, others: int) -> int:
+def _segment_length(base: Any, method: SegmentMethod, facts: ModelFacts, others: int) -> int:
     """Text tokens of a segment.
 
     Raises:

@@ -76,6 +76,21 @@ def test_the_gradient_of_a_decoder_reaches_so_many_segments_and_no_more(reach: i
 
 
 @pytest.mark.parametrize("reach", [0, 1, 2])
+def test_segments_before_the_last_form_windows_of_the_same_reach(reach: int) -> None:
+    model = decoder(segment_length=LENGTH, bptt_segments=reach).train()
+    ids, mask = different_tokens([6 * LENGTH])
+    for number in range(6):
+        labels = torch.full_like(ids, -100)
+        inside = slice(number * LENGTH + 1, (number + 1) * LENGTH)
+        labels[0, inside] = ids[0, inside]
+        model.zero_grad(set_to_none=True)
+        model(ids, mask, labels=labels).loss.backward()
+        linked = [other for other in range(number + 1) if (5 - other) // (reach + 1) == (5 - number) // (reach + 1)]
+        expected = ids[0, linked[0] * LENGTH : (number + 1) * LENGTH - 1]
+        assert reached_tokens(model) == set(expected.tolist())
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2])
 def test_a_memory_from_an_earlier_call_is_a_segment_further_back(reach: int) -> None:
     model = encoder(bptt_segments=reach)
     ids, mask = different_tokens([LENGTH, 2 * LENGTH, 3 * LENGTH])
