@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -64,10 +65,20 @@ def situation(k: Tensor) -> Situation:
     """The situation of a call with keys like `k`."""
     if k.device.type != "cuda":
         return Situation(k.device, k.dtype, k.shape[-1])
-    properties = torch.cuda.get_device_properties(k.device)
-    capability = (properties.major, properties.minor)
+    return Situation(k.device, k.dtype, k.shape[-1], *_limits(k.device))
+
+
+@lru_cache(maxsize=16)
+def _limits(device: torch.device) -> tuple[tuple[int, int], int]:
+    """(capability, bytes of shared memory of a program) of a CUDA device."""
+    properties = torch.cuda.get_device_properties(device)
     shared = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)  # AMD: the latter
-    return Situation(k.device, k.dtype, k.shape[-1], capability, shared)
+    return (properties.major, properties.minor), shared
+
+
+@lru_cache(maxsize=1)
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _obstacles(situation: Situation) -> Iterator[str]:
@@ -83,5 +94,5 @@ def _obstacles(situation: Situation) -> Iterator[str]:
         yield "it needs a GPU of capability 8.0 (Ampere) or later"
     if situation.shared_memory < (needed := _SHARED_MEMORY.get(situation.dtype, 0)):
         yield f"its programs take {needed} bytes of shared memory and the GPU has {situation.shared_memory}"
-    if importlib.util.find_spec("triton") is None:
+    if not _installed():
         yield "triton is not installed (pip install triton)"

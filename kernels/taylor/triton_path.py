@@ -39,7 +39,7 @@ def _selections(device: torch.device, dtype: torch.dtype) -> Tensor:
     """(3, 32, 160) 0/1 matrices: left factor, right factor, left factor times the feature's weight."""
     left, right = (functional.one_hot(row.long(), 32).T.float() for row in _factors(torch.device("cpu")))
     left[17], right[17] = 0, 0  # index 17 is the padding's zero
-    weight = torch.tensor(packed_indices(16)[2])
+    weight = torch.tensor(packed_indices(16)[2], device="cpu")
     operands = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     return torch.stack([left, right, left * weight]).to(device, operands)
 
@@ -52,6 +52,7 @@ def _arithmetic(dtype: torch.dtype) -> tuning.Arithmetic:
     return "bf16" if dtype == torch.bfloat16 else "tf32" if dtype == torch.float16 else "fp32"
 
 
+@lru_cache(maxsize=16)
 def _device(device: torch.device) -> tuple[str, int]:
     """(name, multiprocessors); the interpreter is a device with one."""
     if device.type != "cuda":
