@@ -149,7 +149,7 @@ def by_priority(cells: Sequence[Cell], groups: Sequence[str]) -> list[Cell]:
     """The order in which cells are measured while there is time, most wanted first.
 
     A cell's rank is the sum of: octaves between its length and 32768, halved; 2 for 64 rows, 1 for one or two (16 is
-    the published benchmark's); 1 for backward, 1 for decode; 1.5 for each group before its own in `groups`.
+    the published benchmark's); 1 for backward, 1 for decode; 0.75 for each group before its own in `groups`.
     """
 
     def rank(cell: Cell) -> tuple[float, int, int, int]:
@@ -157,7 +157,7 @@ def by_priority(cells: Sequence[Cell], groups: Sequence[str]) -> list[Cell]:
         octaves = abs(log2(case.length / _HEADLINE["length"])) / 2
         rows = {_HEADLINE["batch"]: 0, 64: 2}.get(case.batch, 1)
         return (
-            octaves + rows + (case.phase != "prefill") + 1.5 * groups.index(cell.group),
+            octaves + rows + (case.phase != "prefill") + 0.75 * groups.index(cell.group),
             PHASES.index(case.phase),
             case.length,
             case.batch,

@@ -1,6 +1,6 @@
 """Every kernel against what stands in its place: the one command that a machine, with a GPU or without, has to answer.
 
-A time is measured only after the result was compared with the formula in float64. On a GPU: bf16, lengths of 1k to 256k
+A time is measured only after the result was compared with the formula in float64. On a GPU: bf16, lengths of 1k to 1M
 and 1 to 64 rows, most wanted first, until the time is used up. On a CPU: float32, one thread, the ways in turns.
 """
 
@@ -25,7 +25,7 @@ TARGET = (
     "on an H200 40 times SDPA's flash attention and 5 times fla's faster kernel at 16 rows of 32768 positions; "
     "on a CPU 8 times the quadratic form at 2048 and 3 times causal SDPA at 8192"
 )
-_LENGTHS = {"cuda": "1024,2048,4096,8192,16384,32768,65536,131072,262144", "cpu": "512,2048,8192"}
+_LENGTHS = {"cuda": "1024,2048,4096,8192,16384,32768,65536,131072,262144,524288,1048576", "cpu": "512,2048,8192"}
 _BATCHES = {"cuda": "1,2,16,64", "cpu": "1"}
 _GPU_NOTES = (
     "Ratio: the row's time over that of the group's first way. Floor: the roofline's time by arithmetic. Backward is "
@@ -38,7 +38,7 @@ _CPU_NOTES = (
 
 
 def run(
-    lengths: Annotated[str | None, typer.Option(help="Positions; by default 512 to 8192, on a GPU 1k to 256k.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="Positions; by default 512 to 8192, on a GPU 1k to 1M.")] = None,
     batches: Annotated[str | None, typer.Option(help="Rows; by default 1, on a GPU 1, 2, 16 and 64.")] = None,
     groups: Annotated[str, typer.Option(help="What is compared.")] = "taylor,window,infini,scan",
     phases: Annotated[str, typer.Option(help="Forward, backward, one more position.")] = "prefill,backward,decode",

@@ -24,6 +24,8 @@ from jrt.bench.timing import interleaved, ratio
 LONGEST_CALL = 1.5
 """Seconds at which a single call on a GPU is left out."""
 _EFFICIENCY = 0.35  # share of the ceilings that an unknown kernel reaches, to guess how long a call takes
+_SECONDS_OF_A_WAY = 0.4  # inputs, the check, the rounds of a fast call
+_CALLS = 5  # of a slow way: checked, warmed up, timed
 _SPARE = 6e9  # bytes of GPU memory for the check and for torch
 _CPU_SECONDS = 20.0  # of timed work for one cell on a CPU
 _FEWEST_ROUNDS = 3
@@ -104,7 +106,7 @@ def seconds_expected(cell: Cell, ways: Sequence[Way], machine: Machine) -> float
     total = 0.0
     for way in _taking_part(cell, ways):
         if way.obstacle(cell.case) is None and _too_large(way, cell.case, machine) is None:
-            total += 0.3 + 10 * _seconds(way, cell.case, machine)
+            total += _SECONDS_OF_A_WAY + _CALLS * _seconds(way, cell.case, machine)
     return total
 
 

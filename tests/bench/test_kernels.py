@@ -147,22 +147,23 @@ def test_what_cannot_be_measured_says_why() -> None:
         "large": "does not fit: about 1006 GB, 1000 GB are free",
         "slow": "left out: one call takes about 2.9 s",
     }
-    assert seconds_expected(Cell("taylor", case()), ways, LARGE) == pytest.approx(0.6, abs=0.01)
+    assert seconds_expected(Cell("taylor", case()), ways, LARGE) == pytest.approx(0.8, abs=0.01)
     cpu = measure_on_cpu(Cell("taylor", case()), ways[:4], rounds=1)
     assert [row["note"] for row in cpu] == list(notes.values())[:3]
 
 
-@pytest.mark.parametrize(("once", "rounds"), [(1e-6, 60), (0.01, 15), (3.0, 5)])
-def test_as_many_rounds_as_fit(once: float, rounds: int) -> None:
+@pytest.mark.parametrize(("once", "rounds"), [(1e-6, [1, 3, 60]), (0.01, [1, 3, 15]), (3.0, [1, 3])])
+def test_as_many_rounds_as_fit(once: float, rounds: list[int]) -> None:
     timer = FakeTimer(once)
     assert timed(lambda: None, timer) == once
-    assert timer.rounds == [3, rounds]
+    assert timer.rounds == rounds
 
 
 def test_the_published_benchmark_comes_first() -> None:
     cells = running.plan(GROUPS, PHASES, [1, 2, 16, 64], [1024, 32768, 262144], case())
     assert cells[0] == Cell("taylor", replace(case(), batch=16, length=32768))
-    assert {(cell.group, cell.case.phase) for cell in cells[:5]} >= {("taylor", phase) for phase in PHASES}
+    assert {(cell.group, cell.case.phase) for cell in cells[:9]} >= {("taylor", phase) for phase in PHASES}
+    assert {cell.group for cell in cells[:20]} == set(GROUPS)
     assert ("scan", "decode") not in {(cell.group, cell.case.phase) for cell in cells}
     assert len(cells) == len(set(cells)) == 12 * (3 + 3 + 2 + 2)
     assert by_priority(cells[::-1], GROUPS) == cells
