@@ -223,7 +223,9 @@ class _Run:
             [_Reports(self.report, stage), _EndsEarly(stage), _ClipsValues(settings.clip_value)],
         )
         if previous is not None and checkpoint is None and not restart:
-            trainer.create_optimizer().load_state_dict(torch.load(previous / "optimizer.pt", weights_only=True))
+            trainer.create_optimizer().load_state_dict(
+                torch.load(previous / "optimizer.pt", map_location="cpu", weights_only=True)
+            )
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     def _arguments(self, stage: Stage, index: int, evaluates: bool) -> transformers.TrainingArguments:

@@ -1,0 +1,90 @@
+"""`jrt train` as a person sees it: help for each option, errors in a panel, one JSON document at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from train_child import TINY
+from typer.testing import CliRunner, Result
+
+from jrt.cli.app import app
+from jrt.training.kinds import KINDS, kind_class
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["train", *map(str, arguments)])
+
+
+def said(result: Result) -> str:
+    """stderr without panel borders and line breaks."""
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", result.stderr)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_is_an_option_with_help(kind: str) -> None:
+    shown = invoke(kind, "--help")
+    assert shown.exit_code == 0
+    text = re.sub(r"[\s│]+", " ", shown.stdout)
+    for name, field in kind_class(kind).settings_class.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown.stdout, name
+        assert str(field.description).split(".", maxsplit=1)[0][:40] in text, name
+    for name in ("--out", "--resume", "--preset", *kind_class(kind).presets):
+        assert name in shown.stdout
+
+
+def test_help_loads_no_torch() -> None:
+    program = (
+        "import sys; from jrt.cli.app import app\n"
+        "try: app(['train', 'rmt', '--help'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules), 'heavy'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run(options: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
+    arguments = [
+        *("based", "--text", *options["text"], "--tokenizer", options["tokenizer"], "--config", json.dumps(TINY)),
+        *("--block-size", 24, "--steps", 4, "--batch-size", 4, "--log-every", 2, "--device", "cpu", "--no-bf16"),
+        *("--out", tmp_path / "run", "--json"),
+    ]
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.stderr
+    printed = json.loads(result.stdout)
+    assert printed["model"] == str(tmp_path / "run" / "model") and printed["log"]["all"]
+    assert "step 2 of 4: loss" in said(result)
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["config"] == TINY
+    again = invoke(*arguments)
+    assert again.exit_code == 2 and "is not empty" in said(again) and "--resume" in said(again)
+    assert invoke(*arguments, "--resume").exit_code == 0
+    other = invoke(*arguments, "--resume", "--seed", 1)
+    assert other.exit_code == 2 and "has seed 0; now it is 1" in said(other)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["jrtrnn", "--out", "x"], "no kind of training 'jrtrnn'. Did you mean 'jrt-rnn'"),
+        (["based"], "Missing option '--out'"),
+        (["based", "--out", "x", "--stepz", "3"], "no option '--stepz'. Did you mean '--steps'"),
+        (["based", "--out", "x"], "needs one source of data: text, dataset or task; given: none"),
+        (["based", "--out", "x", "--text", "nothing/*.txt", "--tokenizer", "nowhere"], "nowhere holds no tokenizer"),
+        (["based", "--out", "x", "--task", "set_disjointnes"], "Did you mean 'set_disjointness'"),
+        (["based", "--out", "x", "--task", "squad"], "squad has a fixed set of questions"),
+        (["rmt", "--out", "x", "--preset", "memorise"], "no preset 'memorise'. Did you mean 'memorize'"),
+        (["infini", "--out", "x", "--text", "a.txt"], "base model is needed"),
+        (["based", "--out", "x", "--text", "a.txt", "--schedule", "step"], "schedule='step'"),
+    ],
+)
+def test_errors(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.stderr
+    assert message in said(result)
