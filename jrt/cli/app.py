@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import jrt
-from jrt.cli import ask, bench, convert, doctor, evaluate, ls, read, train
+from jrt.cli import ask, bench, convert, doctor, evaluate, inspect, ls, read, train
 from jrt.cli.failures import EXIT_CODES, Commands
 from jrt.cli.options import examples
 
@@ -56,4 +56,5 @@ app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(epilog=ls.EXAMPLES)(ls.ls)
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
+app.add_typer(inspect.app, name="inspect")
 app.command(epilog=convert.EXAMPLES)(convert.convert)

@@ -247,6 +247,7 @@ class Passages:
         self._groups = related(split) if kind == "reason" else [(fact,) for fact in moves(split)]
         texts = {fact.text for group in self._groups for fact in group}
         texts |= {question for group in self._groups for fact in group for question, _ in fact.questions}
+        self._facts = {fact.text: fact for group in self._groups for fact in group}
         split_texts = {text: pieces(" " + text) for text in sorted(texts)}
         known = dict.fromkeys(distractors.vocabulary)
         known.update(dict.fromkeys(piece for found in split_texts.values() for piece in found))
@@ -256,15 +257,22 @@ class Passages:
             text: np.array([index[piece] for piece in found], dtype=np.int32) for text, found in split_texts.items()
         }
 
-    def draw(self, generator: np.random.Generator, length: int) -> Passage:
+    def draw(self, generator: np.random.Generator, length: int, forms: int = 4) -> Passage:
         """A passage of exactly `length` pieces.
+
+        Args:
+            generator: draws it.
+            length: words and marks, the question included.
+            forms: from how many of its questions the one about a relation is drawn: the first repeats the words of
+                the fact, the second begins at the other place, the last two turn the direction around.
 
         Raises:
             InvalidOptionError: facts and question need more.
         """
         group = self._groups[generator.integers(len(self._groups))]
         asked = int(generator.integers(len(group)))
-        question, answer = group[asked].questions[generator.integers(len(group[asked].questions))]
+        questions = group[asked].questions[:forms]
+        question, answer = questions[generator.integers(len(questions))]
         facts, end = [self._encoded[fact.text] for fact in group], self._encoded[question]
         room = length - len(end) - sum(map(len, facts))
         if room < 0:
@@ -287,6 +295,15 @@ class Passages:
         return Passage(
             np.concatenate(parts), len(end), question, answer, tuple(fact.text for fact in group), tuple(offsets), asked
         )
+
+    def questions(self, passage: Passage, forms: int = 4) -> list[tuple[NDArray[np.int32], str]]:
+        """Every question that the facts of a passage answer, as pieces, with its answer; all have the same length.
+
+        A text whose end is exchanged for one of them is a passage too.
+        """
+        facts = [self._facts[text] for text in passage.facts]
+        asked = dict(question for fact in facts for question in fact.questions[:forms])
+        return [(self._encoded[question], answer) for question, answer in asked.items()]
 
     def text(self, pieces: NDArray[np.int32]) -> str:
         """Pieces as text."""

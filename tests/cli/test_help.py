@@ -27,6 +27,7 @@ COMMANDS = {
     "ls": "ls",
     "bench": "bench",
     "train": "train",
+    "inspect": "inspect",
     "convert": "convert",
 }
 
