@@ -48,10 +48,6 @@ def _strides(*tensors: Tensor) -> tuple[int, ...]:
     return tuple(stride for tensor in tensors for stride in tensor.stride()[:3])
 
 
-def _arithmetic(dtype: torch.dtype) -> tuning.Arithmetic:
-    return "bf16" if dtype == torch.bfloat16 else "tf32" if dtype == torch.float16 else "fp32"
-
-
 @lru_cache(maxsize=16)
 def _device(device: torch.device) -> tuple[str, int]:
     """(name, multiprocessors); the interpreter is a device with one."""
@@ -65,7 +61,7 @@ class _Plan:
 
     def __init__(self, pass_: tuning.Pass, v: Tensor, how: tuning.Launch | None) -> None:
         batch, heads, length, width = v.shape
-        (name, processors), arithmetic = _device(v.device), _arithmetic(v.dtype)
+        (name, processors), arithmetic = _device(v.device), tuning.arithmetic(v.dtype)
         if how is None:
             how = tuning.launch(name, pass_, arithmetic, width)
         self.rows, self.heads, self.length, self.width = batch * heads, heads, length, width

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jrt.kernels.taylor import tuning
 from jrt.kernels.taylor.features import TaylorState
-from jrt.kernels.taylor.tuning import Launch, Pass
+from jrt.kernels.taylor.tuning import Arithmetic, Launch, Pass
 
 TOLERANCE = 2e-2
 """Largest relative difference (L2) to the default launch: two roundings to bfloat16 in another order."""
@@ -28,13 +28,30 @@ Timer = Callable[[Callable[[], Any]], float]
 Run = Callable[[Launch], tuple[Tensor, ...]]
 
 
-def candidates(width: int) -> list[Launch]:
-    """Launches worth timing; the default comes first."""
-    first = tuning.default_launch("bf16", width)
-    tiles = [(64, 64, 4, 1), (64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 2), (64, 64, 8, 2), (128, 64, 8, 2)]
-    tiles += [(32, 64, 4, 2), (128, 64, 8, 1)] + ([(64, 128, 8, 2)] if width > 64 else [])
-    found = [Launch(t, min(v, 32) if width <= 32 else v, warps, stages) for t, v, warps, stages in tiles]
-    return [first, *dict.fromkeys(launch for launch in found if launch != first)]
+_TILES: dict[Arithmetic, list[tuple[int, int, int, int]]] = {
+    "bf16": [
+        (64, 64, 4, 1),
+        (64, 64, 4, 2),
+        (64, 64, 4, 3),
+        (64, 32, 4, 2),
+        (64, 64, 8, 2),
+        (128, 64, 8, 1),
+        (128, 64, 8, 2),
+        (32, 64, 4, 2),
+        (64, 128, 8, 2),
+    ],
+    "tf32": [(32, 32, 4, 2), (64, 32, 4, 1), (32, 64, 4, 1), (64, 32, 8, 1), (64, 64, 4, 1), (64, 64, 8, 1)],
+    "fp32": [(16, 16, 8, 1), (32, 16, 4, 1), (16, 32, 4, 1), (32, 16, 8, 1), (32, 32, 8, 1)],
+}
+"""(block_t, block_v, num_warps, stages) worth timing."""
+
+
+def candidates(arithmetic: Arithmetic, width: int) -> list[Launch]:
+    """Launches worth timing; the default comes first, no tile is wider than the values."""
+    first = tuning.default_launch(arithmetic, width)
+    widest = max(first.block_v, 1 << (width - 1).bit_length())
+    found = [Launch(t, min(v, widest), warps, stages) for t, v, warps, stages in _TILES[arithmetic]]
+    return list(dict.fromkeys([first, *found]))
 
 
 def tune(
@@ -43,17 +60,19 @@ def tune(
     heads: int = 16,
     length: int = 8192,
     widths: Sequence[int] = (64, 128),
+    dtype: torch.dtype = torch.bfloat16,
     device: str = "cuda",
     timer: Timer | None = None,
     table: Path = tuning.TABLE,
 ) -> dict[str, tuple[Launch, float]]:
-    """Times the candidates in bfloat16 and keeps the best of each shape class, this device's row of `table` replaced.
+    """Times the candidates and keeps the best of each shape class in this device's row of `table`.
 
     Args:
         batch: rows; batch * heads should fill the GPU, so that the tiles are compared and not the splitting.
         heads: heads of a row. How far few heads are split is then chosen at batch 1.
         length: positions.
         widths: value widths, each of another shape class.
+        dtype: type of queries, keys and values.
         device: a CUDA device.
         timer: milliseconds of a call; None is Triton's median over repetitions.
         table: the JSON to write; it is replaced whole or not at all.
@@ -71,12 +90,13 @@ def tune(
             return float(do_bench(call, return_mode="median"))
 
     best: dict[str, tuple[Launch, float]] = {}
+    arithmetic = tuning.arithmetic(dtype)
     for width in widths:
-        many, few = (_runs(rows, heads, length, width, device) for rows in (batch, 1))
+        many, few = (_runs(rows, heads, length, width, dtype, device) for rows in (batch, 1))
         for pass_ in tuning.PASSES:
-            launch, time = _fastest(many[pass_], candidates(width), timer)
+            launch, time = _fastest(many[pass_], candidates(arithmetic, width), timer)
             fills = [launch, *(replace(launch, fill=fill) for fill in (1, 2, 4, 8) if fill != launch.fill)]
-            best[tuning.shape_class(pass_, "bf16", width)] = (_fastest(few[pass_], fills, timer)[0], time)
+            best[tuning.shape_class(pass_, arithmetic, width)] = (_fastest(few[pass_], fills, timer)[0], time)
     write(table, _name(device), {key: launch for key, (launch, _) in best.items()})
     return best
 
@@ -105,7 +125,7 @@ def _difference(found: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     return max(float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs)
 
 
-def _runs(batch: int, heads: int, length: int, width: int, device: str) -> dict[Pass, Run]:
+def _runs(batch: int, heads: int, length: int, width: int, dtype: torch.dtype, device: str) -> dict[Pass, Run]:
     """The three passes on random inputs; each returns everything that it computes."""
     from jrt.kernels.taylor import triton_path
 
@@ -113,7 +133,7 @@ def _runs(batch: int, heads: int, length: int, width: int, device: str) -> dict[
 
     def normal(columns: int) -> Tensor:
         shape = (batch, heads, length, columns)
-        return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16)
+        return torch.randn(shape, generator=generator, device=device).to(dtype)
 
     q, k, v, d_o = normal(16), normal(16), normal(width), normal(width)
     scale, epsilon = 0.25, 1e-12
@@ -148,4 +168,4 @@ def write(table: Path, device: str, launches: dict[str, Launch]) -> None:
 
 
 def _name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "interpreter"

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 TABLE = Path(__file__).with_name("tuned.json")
 Pass = Literal["state", "forward", "backward"]
 PASSES: tuple[Pass, ...] = ("state", "forward", "backward")
@@ -50,24 +52,29 @@ class Launch:
         return max(1, min(self.fill * processors // programs, length // (self.shortest * self.block_t)))
 
 
-def shape_class(pass_: Pass, arithmetic: Arithmetic, width: int) -> str:
+def arithmetic(dtype: torch.dtype) -> Arithmetic:
+    """How inputs of `dtype` are multiplied."""
+    return "bf16" if dtype == torch.bfloat16 else "tf32" if dtype == torch.float16 else "fp32"
+
+
+def shape_class(pass_: Pass, kind: Arithmetic, width: int) -> str:
     """What a launch depends on: the pass, the arithmetic and the columns, as a key of the table."""
-    return f"{pass_}/{arithmetic}/{32 if width <= 32 else 64 if width <= 64 else 128}"
+    return f"{pass_}/{kind}/{32 if width <= 32 else 64 if width <= 64 else 128}"
 
 
-def default_launch(arithmetic: Arithmetic, width: int) -> Launch:
+def default_launch(kind: Arithmetic, width: int) -> Launch:
     """The launch of a device nobody has measured: few instructions and spills when compiled offline (README.md)."""
-    if arithmetic == "fp32":
+    if kind == "fp32":
         return Launch(block_t=16, block_v=16, stages=1)
-    if arithmetic == "tf32":
+    if kind == "tf32":
         return Launch(block_t=32, block_v=16 if width <= 16 else 32, stages=1)
     return Launch(block_v=16 if width <= 16 else 32 if width <= 32 else 64)
 
 
-def launch(device: str, pass_: Pass, arithmetic: Arithmetic, width: int) -> Launch:
+def launch(device: str, pass_: Pass, kind: Arithmetic, width: int) -> Launch:
     """The measured launch of a device, or the default; `device` as `torch.cuda.get_device_name` says it."""
-    row = tuned(TABLE).get(device, {}).get(shape_class(pass_, arithmetic, width))
-    return default_launch(arithmetic, width) if row is None else Launch(**row)
+    row = tuned(TABLE).get(device, {}).get(shape_class(pass_, kind, width))
+    return default_launch(kind, width) if row is None else Launch(**row)
 
 
 @lru_cache(maxsize=4)

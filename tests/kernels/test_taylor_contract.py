@@ -64,6 +64,11 @@ def test_triton_interpreted(interpreted: dict[str, Errors], case: str) -> None:
     holds(interpreted[case], 1e-5)
 
 
+@needs_triton
+def test_tuning_from_launch_to_file(interpreted: dict[str, Errors]) -> None:
+    assert set(interpreted["tuned"].values()) == {0.0}, interpreted["tuned"]
+
+
 @pytest.mark.gpu
 @needs_cuda
 @needs_triton
