@@ -81,10 +81,17 @@ class Arrangement:
         return Arrangement(*(part.to(device) for part in vars(self).values()))
 
 
-def arrange(block: Block, num_memory_tokens: int) -> Arrangement:
-    """Lays out a block of rows of which at least one reads something."""
+def arrange(block: Block, num_memory_tokens: int, reads_tokens: bool = True) -> Arrangement:
+    """Lays out a block of rows of which at least one reads something.
+
+    Args:
+        block: what every row reads.
+        num_memory_tokens: m.
+        reads_tokens: whether the memory stands in front of a segment too.
+    """
     m, longest = num_memory_tokens, int(block.count.max())
-    before = (block.reads * m)[:, None]
+    in_front = m if reads_tokens else 0
+    before = (block.reads * in_front)[:, None]
     behind = before + block.count[:, None]
     end = behind + (block.writes * m)[:, None]
     column = torch.arange(int(end.max()))[None]
@@ -93,7 +100,7 @@ def arrange(block: Block, num_memory_tokens: int) -> Arrangement:
     source = torch.where(column < before, column, source)
     seen = column < end
     # Behind the tokens of a segment comes the memory, so its position goes on from the last token's.
-    positions = torch.where(column < before, column, m + block.place[:, None] + token)
+    positions = torch.where(column < before, column, in_front + block.place[:, None] + token)
     steps = torch.arange(longest)[None]
     return Arrangement(
         source=source.masked_fill(~seen, 0),

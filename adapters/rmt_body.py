@@ -58,6 +58,11 @@ def body_of(model: Any) -> Any:
     return inner if isinstance(inner, PreTrainedModel) else body
 
 
+def layers_of(model: Any) -> list[nn.Module]:
+    """The transformer layers, in order; none where the body has no list of modules."""
+    return list(next((module for module in body_of(model).modules() if isinstance(module, nn.ModuleList)), []))
+
+
 def with_hidden(model: Any, **inputs: Any) -> tuple[Any, Tensor]:
     """A forward of the whole model, and the last hidden state beside it, (B, T, D).
 
@@ -141,8 +146,8 @@ def _embedding_scale(model: Any, noise: Tensor) -> float:
 
     Two inputs of which one is twice the other differ by the scaled input, whatever positions are added to them.
     """
-    layers = next((module for module in body_of(model).modules() if isinstance(module, nn.ModuleList)), None)
-    if layers is None or not len(layers):
+    layers = layers_of(model)
+    if not layers:
         return 1.0
     caught: list[Tensor] = []
 

@@ -48,7 +48,7 @@ class RMTDecoder(RMTModel):
     """A decoder that reads and writes any length; see `jrt.RMT`."""
 
     def __init__(self, base: Any, method: SegmentMethod, facts: ModelFacts) -> None:
-        super().__init__(base, method, facts, 2 * method.num_memory_tokens)
+        super().__init__(base, method, facts, method.num_memory_tokens * (1 + self.reads_tokens))
         if method.alignment not in (None, "left"):
             raise InvalidOptionError(
                 f"RMT(alignment={method.alignment!r}) needs the end of the text before its first segment, and a "
@@ -171,7 +171,7 @@ class RMTDecoder(RMTModel):
         device = text.ids.device
         rows = torch.arange(len(block.count)) if every_row else block.count.nonzero()[:, 0]
         block = block.of(rows)
-        places = arrange(block, self.method.num_memory_tokens).to(device)
+        places = arrange(block, self.method.num_memory_tokens, self.reads_tokens).to(device)
         lengths, rows, start = text.lengths[rows].to(device), rows.to(device), block.start.to(device)
         columns = text.columns(rows, start, places.tokens.shape[1])
         kept = places.inside & (columns >= first) if first is not None else torch.zeros_like(places.inside)

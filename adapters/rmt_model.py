@@ -60,6 +60,8 @@ class RMTModel(AdaptedModel):
     """
 
     method: SegmentMethod
+    reads_tokens = True
+    """Whether a decoder's segment begins with the memory tokens."""
 
     def __init__(self, base: Any, method: SegmentMethod, facts: ModelFacts, num_other_tokens: int) -> None:
         super().__init__(base, method)

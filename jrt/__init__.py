@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "ARMT": "jrt.adapters.armt",
     "InfiniAttention": "jrt.adapters.infini",
     "JRTPrompt": "jrt.prompts",
     "RMT": "jrt.adapters.rmt",
@@ -25,6 +26,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "ARMT",
     "RMT",
     "Capabilities",
     "InfiniAttention",
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from jrt.adapters.armt import ARMT as ARMT
     from jrt.adapters.infini import InfiniAttention as InfiniAttention
     from jrt.adapters.rmt import RMT as RMT
     from jrt.loading import load as load

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jrt.prompts.plan import Plan, Query
 
 BUILT_IN = {
+    "armt": "jrt.adapters.armt:ARMT",
     "infini": "jrt.adapters.infini:InfiniAttention",
     "jrt_prompt": "jrt.prompts.jrt_prompt:JRTPrompt",
     "rmt": "jrt.adapters.rmt:RMT",
