@@ -10,7 +10,7 @@ BENCHES = {
     "flops": "Operations that segments with a memory save (RMT's FLOPs figure), and a small model measured.",
     "generate": "Reader.generate against model.generate on the same ids.",
     "infini": "Infini-attention at a million tokens against 16 thousand: memory and time of a token; long-run updates.",
-    "kernels": "Taylor linear attention against its quadratic form and causal softmax attention, on a CPU.",
+    "kernels": "Every kernel against what stands in its place, checked and timed on a GPU or a CPU.",
     "memory": "What a model keeps of what it read: key-value cache against Infini-attention's state.",
     "rmt": "RMT around an encoder of MiniLM's shape: memory and time of a token at 4096 segments against 16.",
     "scan": "Prefill of a Mamba by every scan there is, against transformers' own and against none.",

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from jrt.bench import roofline
-from jrt.bench.cells import Case, Inputs, Operation, Way
+from jrt.bench.cells import Case, Inputs, Operation, Phase, Way
 from jrt.bench.kernels_attention import sdpa_ways
 from jrt.bench.parts import head_part, normal
 from jrt.bench.roofline import Work
+
+if TYPE_CHECKING:
+    from jrt.kernels.infini import Rule
 
 WIDTH, SEGMENT = 128, 2048
 _CHECKED = 4 * SEGMENT  # positions compared with the formula, from the beginning
 _NAMES = ("q", "k", "v", "mq", "mk")
 _OPTIONS: dict[str, Any] = {
     "segment_length": SEGMENT,
-    "rule": "linear",
     "feature_map": "elu",
     "mask": None,
     "write_gate": None,
@@ -34,12 +37,12 @@ def _inputs(case: Case) -> dict[str, Tensor]:
     return inputs | {"gate": torch.linspace(-1, 1, case.heads, device=case.device, dtype=case.dtype)}
 
 
-def _formula(case: Case, inputs: Inputs, positions: Tensor) -> Tensor:
+def _formula(case: Case, inputs: Inputs, positions: Tensor, *, rule: Rule) -> Tensor:
     from jrt.kernels.infini.reference import infini_attention_reference
 
     seen = int(positions[-1]) + 1
     q, k, v, mq, mk = (inputs[name][:, :, :seen] for name in _NAMES)
-    output, _ = infini_attention_reference(q, k, v, mq, mk, inputs["gate"], None, **_OPTIONS)
+    output, _ = infini_attention_reference(q, k, v, mq, mk, inputs["gate"], None, rule=rule, **_OPTIONS)
     return output[:, :, positions]
 
 
@@ -48,29 +51,30 @@ def _work(case: Case) -> Work:
     return forward if case.phase == "prefill" else Work(2.5 * forward.flops, 2 * forward.bytes)
 
 
-INFINI = Operation(
-    name="Infini-attention",
-    inputs=_inputs,
-    roles={"q": "query", "mq": "query", "k": "key", "v": "key", "mk": "key"},
-    formula=_formula,
-    work=_work,
-    part=head_part,
-    positions=lambda length: torch.arange(min(length, _CHECKED)),
-)
+def _operation(rule: Rule) -> Operation:
+    return Operation(
+        name=f"Infini-attention, {rule}",
+        inputs=_inputs,
+        roles={"q": "query", "mq": "query", "k": "key", "v": "key", "mk": "key"},
+        formula=partial(_formula, rule=rule),
+        work=_work,
+        part=head_part,
+        positions=lambda length: torch.arange(min(length, _CHECKED)),
+    )
 
 
-def _fused(case: Case, inputs: Inputs) -> Tensor:
+def _fused(case: Case, inputs: Inputs, *, rule: Rule) -> Tensor:
     from jrt.kernels.infini import infini_attention
 
     q, k, v, mq, mk = (inputs[name] for name in _NAMES)
-    return infini_attention(q, k, v, mq, mk, inputs["gate"], segment_length=SEGMENT)[0]
+    return infini_attention(q, k, v, mq, mk, inputs["gate"], segment_length=SEGMENT, rule=rule)[0]
 
 
 def _unfused(case: Case, inputs: Inputs) -> Tensor:
     from jrt.kernels.infini import implementation
 
     tensors = [inputs[name] for name in _NAMES]
-    return implementation("torch")(*tensors, inputs["gate"], None, **_OPTIONS)[0]
+    return implementation("torch")(*tensors, inputs["gate"], None, rule="linear", **_OPTIONS)[0]
 
 
 def _same_path(case: Case) -> str | None:
@@ -80,14 +84,17 @@ def _same_path(case: Case) -> str | None:
     return "it is the path that the row above took" if path == "torch" else None
 
 
+_BOTH: tuple[Phase, ...] = ("prefill", "backward")
+_LINEAR, _DELTA = _operation("linear"), _operation("delta")
 WAYS = (
-    Way("Infini-attention", "infini", INFINI, _fused, phases=("prefill", "backward"), ours=True),
+    Way("Infini-attention", "infini", _LINEAR, partial(_fused, rule="linear"), phases=_BOTH, ours=True),
+    Way("Infini-attention, delta", "infini", _DELTA, partial(_fused, rule="delta"), phases=_BOTH),
     Way(
         "Infini-attention, unfused",
         "infini",
-        INFINI,
+        _LINEAR,
         _unfused,
-        phases=("prefill", "backward"),
+        phases=_BOTH,
         devices=("cuda",),
         obstacle=_same_path,
     ),

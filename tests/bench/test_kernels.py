@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jrt.bench import kernels, kernels_taylor, running
+from jrt.bench import kernels, kernels_infini, kernels_taylor, running
 from jrt.bench.cells import PHASES, Case, Cell, Phase, by_priority, ends
 from jrt.bench.clocks import CudaTimer, timed
 from jrt.bench.kernels_registry import GROUPS, WAYS
@@ -69,6 +69,17 @@ def test_every_way_is_right(way: Any, phase: Phase, length: int) -> None:
         return
     _, verdict = prepare(way, at)
     assert verdict.right, verdict
+
+
+@pytest.mark.parametrize("phase", ["prefill", "backward"])
+@pytest.mark.parametrize("name", ["Infini-attention", "Infini-attention, delta"])
+def test_infini_over_several_segments(name: str, phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels_infini, "SEGMENT", 16)
+    monkeypatch.setitem(kernels_infini._OPTIONS, "segment_length", 16)
+    _, verdict = prepare(way_named(name), case(phase, 100))
+    assert verdict.right, verdict
+    forgetful = replace(way_named("causal SDPA"), operation=way_named(name).operation)
+    assert not prepare(forgetful, case(phase, 100))[1].right
 
 
 def _broken(way: Any, change: Callable[[Tensor], Tensor]) -> Any:
