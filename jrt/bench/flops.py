@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jrt.bench.flop_formulas import OPT, PAPER_TOKENS, VARIANTS, Shape, saving
+from jrt.bench.listed import numbers
 from jrt.bench.report import Report
 from jrt.bench.timing import interleaved, ratio
 
@@ -51,12 +52,12 @@ def run(
     """The RMT paper's FLOPs figure, and a small model measured."""
     import torch
 
-    rows = [_row("paper", tokens) for tokens in _numbers(lengths)]
+    rows = [_row("paper", tokens) for tokens in numbers(lengths, "--lengths")]
     rows += [_row(name, PAPER_TOKENS) for name in list(VARIANTS)[1:]]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        rows += [_measured_row(tokens, _Sizes(segment, memory, rounds)) for tokens in _numbers(measured)]
+        rows += [_measured_row(tokens, _Sizes(segment, memory, rounds)) for tokens in numbers(measured, "--measured")]
     finally:
         torch.set_num_threads(before)
     report = Report(
@@ -82,10 +83,6 @@ def run(
 
         plot(report, plot_to)
     return report
-
-
-def _numbers(listed: str) -> list[int]:
-    return [int(part) for part in listed.split(",") if part.strip()]
 
 
 def _row(name: str, tokens: int) -> dict[str, Any]:

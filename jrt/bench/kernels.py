@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from jrt.bench.listed import numbers
 from jrt.bench.report import Report
 from jrt.errors import InvalidOptionError, did_you_mean
 
@@ -62,8 +63,8 @@ def run(
     cells = plan(
         _names(groups, GROUPS),
         _names(phases, PHASES),
-        [int(part) for part in (batches or _BATCHES[where.type]).split(",")],
-        [int(part) for part in (lengths or _LENGTHS[where.type]).split(",")],
+        numbers(batches or _BATCHES[where.type], "--batches"),
+        numbers(lengths or _LENGTHS[where.type], "--lengths"),
         Case("prefill", 1, heads, 1, where, dtype),
     )
     stop = time.monotonic() + 60 * budget_minutes

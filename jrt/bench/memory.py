@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jrt.bench.listed import numbers
 from jrt.bench.memory_formulas import (
     PAPER,
     PRESETS,
@@ -59,13 +60,13 @@ def run(
             f"There is no data type {dtype!r} here.{did_you_mean(dtype, _BYTES)}", f"{list(_BYTES)}"
         )
     shapes = {name: _shape(name) for name in model or PRESETS}
-    rows, counted = paper_rows(), _numbers(lengths)
+    rows, counted = paper_rows(), numbers(lengths, "--lengths")
     for name, shape in shapes.items():
         rows += [{"millions kept": name, "tokens": tokens} | table_row(shape, tokens, segment) for tokens in counted]
     for name, shape in shapes.items():
         rows += [_formula_row(name, shape, tokens, segment, _BYTES[dtype]) for tokens in counted]
     for name, shape in shapes.items():
-        rows += _measured_rows(name, shape, _numbers(measured), measured_segment, dtype)
+        rows += _measured_rows(name, shape, numbers(measured, "--measured"), measured_segment, dtype)
     report = Report(
         name="memory",
         target=TARGET,
@@ -92,10 +93,6 @@ def run(
 
         plot(report, plot_to)
     return report
-
-
-def _numbers(listed: str) -> list[int]:
-    return [int(part) for part in listed.split(",") if part.strip()]
 
 
 def _shape(name: str) -> AttentionShape:

@@ -249,6 +249,8 @@ def test_a_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [
         ({"groups": "tailor"}, "no 'tailor' here. Did you mean 'taylor'"),
         ({"phases": "prefill,back"}, "no 'back' here"),
+        ({"batches": "1,x"}, "--batches '1,x': 'x' is no number"),
+        ({"lengths": "0"}, "--lengths '0': '0' is no number of 1 or more"),
         ({"device": "cuda"}, "has no CUDA device"),
         ({"device": "tpu"}, "no device 'tpu'"),
         ({"tune": True}, "tuned on a GPU"),
@@ -257,7 +259,7 @@ def test_a_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_cannot_be_asked(options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InvalidOptionError, match=message):
-        kernels.run(lengths="8", **options)
+        kernels.run(**({"lengths": "8"} | options))
 
 
 def test_tuning_is_asked_of_the_kernels_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
