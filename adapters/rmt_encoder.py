@@ -95,7 +95,7 @@ class RMTEncoder(RMTModel):
             with nullcontext() if reached else torch.no_grad():
                 new, gates, fields = self._read(state, step, head, None if back else targets.sequence)
             state = new if len(new) == len(state) else state.index_copy(0, step.rows, new)
-            writes.add(gates, reached)
+            writes.add(gates, reached or not self.training)
             for name in self.facts.token_fields if head else ():
                 layout.put(name, fields[name][:, step.offset :], step.rows, step.columns, step.inside)
         for name in self.facts.token_fields:

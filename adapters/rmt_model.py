@@ -35,7 +35,8 @@ class RMTOutput(ModelOutput):
         last_hidden_state: of a model without a head, in the layout of the input, (B, T, D).
         pooler_output: of the last segment, (B, D).
         memory: what the next segment reads, fp32, (B, m, D).
-        mean_write: mean gate over memory tokens, rows and segments; None without gates.
+        mean_write: mean gate over memory tokens, rows and segments, in training over those segments that a gradient
+            comes to; None without gates.
         past_key_values: the state behind the last token; None unless it was asked for.
     """
 

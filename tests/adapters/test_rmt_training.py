@@ -199,6 +199,17 @@ def test_without_a_loss_over_tokens_segments_out_of_reach_keep_nothing() -> None
         saved_bytes(model, input_ids=random_text(1, LENGTH * count), labels=torch.tensor([1])) for count in (4, 40)
     ]
     assert sizes[1] <= 1.01 * sizes[0]
+    ids = random_text(1, LENGTH * 9)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.write_gate.weight)
+        whole = encoder(bptt_segments=None)
+        whole.load_learned(model.learned())
+        assert torch.equal(model(ids).mean_write, whole(ids).mean_write), "outside of training all gates count"
+        last = model(ids[:, -2 * LENGTH :], memory=model(ids[:, : -2 * LENGTH]).memory).mean_write
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert torch.allclose(model(ids).mean_write, last, **CLOSE), "in training those that a gradient comes to"
 
 
 def test_the_optimizer_leaves_memory_and_gate_undecayed() -> None:
