@@ -14,27 +14,25 @@ processes train what one does.
 from __future__ import annotations
 
 import json
-import logging
 import platform
-import random
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
 import jrt
-from jrt.errors import DataFormatError, InvalidOptionError, JRTError, MissingDependencyError
+from jrt.errors import DataFormatError, InvalidOptionError, MissingDependencyError
 from jrt.files import only_writer, write_text
+from jrt.training.callbacks import ClipsValues, EndsEarly, Report, Reports
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.base import Kind
+from jrt.training.processes import in_first, quiet_transformers, random_state_kept
 from jrt.training.rows import Rows, Stage
 from jrt.training.settings import Settings
 from jrt.training.text import TextRows, write_tokens
@@ -42,9 +40,6 @@ from jrt.training.trainer import FINISHED, StageRows, StageTrainer, checkpoints,
 
 TaskRows = Callable[[Any], tuple[Rows, Any]]
 """From a tokenizer, or None, to the rows of a task and the tokenizer that they are written in."""
-Report = Callable[[str, dict[str, float]], None]
-"""Called with the name of the stage and what was measured."""
-Result = TypeVar("Result")
 _CHECKPOINTS, _MODEL, _RECORD = "checkpoints", "model", "training.json"
 
 
@@ -91,17 +86,17 @@ def train(
     Example:
         >>> train("based", OwnSettings(text=["book.txt"], tokenizer="gpt2", config={"hidden_size": 256}), "run")
     """
-    if transformers.utils.is_accelerate_available() is False:
+    if not transformers.utils.is_accelerate_available():
         raise MissingDependencyError("Training needs accelerate.", 'Type pip install "just-read-twice[train]".')
     started, out = time.perf_counter(), Path(out)
     wanted = kind_class(kind)
-    with _random_state_kept(), _quiet_transformers():
+    with random_state_kept(), quiet_transformers():
         torch.manual_seed(settings.seed)
         run = _Run(wanted(settings), out, report)
-        with only_writer(out) if run.first_process(lambda: run.open(kind, resume)) else nullcontext():
+        with only_writer(out) if in_first(run.processes, lambda: run.open(kind, resume)) else nullcontext():
             run.prepare(task_rows)
             log = run.stages()
-            run.first_process(lambda: run.finish(kind, log, time.perf_counter() - started))
+            in_first(run.processes, lambda: run.finish(kind, log, time.perf_counter() - started))
     return Trained(out / _MODEL, log, time.perf_counter() - started)
 
 
@@ -116,29 +111,6 @@ class _Run:
         self.processes = PartialState(cpu=self.settings.device == "cpu")
         self.model: Any = None
         self.rows: Any = None
-
-    def first_process(self, function: Callable[[], Result]) -> Result | None:
-        """Calls a function in the first process while the others wait; its error ends all of them.
-
-        Returns:
-            What it returns, in the first process; None in the others.
-        """
-        from accelerate.utils import broadcast_object_list
-
-        result, error = None, None
-        if self.processes.is_main_process:
-            try:
-                result = function()
-            except Exception as raised:
-                error = raised
-        if self.processes.num_processes > 1:
-            told = [None if error is None else (type(error), error.args, getattr(error, "hint", ""))]
-            broadcast_object_list(told)
-            if told[0] is not None and error is None:
-                error = _same_error(*told[0])
-        if error is not None:
-            raise error
-        return result
 
     def open(self, kind: str, resume: bool) -> bool:
         """Makes or checks the folder; True, so that its one writer is known."""
@@ -173,7 +145,9 @@ class _Run:
             kind.checkpoint_activations(self.model)
         if self.settings.task is None:
             path = self.out / "tokens.bin"
-            self.first_process(lambda: None if path.exists() else write_tokens(self.settings, kind.tokenizer, path))
+            in_first(
+                self.processes, lambda: None if path.exists() else write_tokens(self.settings, kind.tokenizer, path)
+            )
             longest = max(kind.longest(self.model, stage) for stage in kind.stages())
             self.rows = TextRows(path, self.settings.seed, self.settings.validation_share, longest)
 
@@ -220,7 +194,7 @@ class _Run:
             StageRows(self.rows, "train", count, first, length),
             StageRows(self.rows, "validation", evaluation, 0, lambda row: longest) if evaluation else None,
             (0, stage.steps) if restart else schedule,
-            [_Reports(self.report, stage), _EndsEarly(stage), _ClipsValues(settings.clip_value)],
+            [Reports(self.report, stage), EndsEarly(stage), ClipsValues(settings.clip_value)],
         )
         if previous is not None and checkpoint is None and not restart:
             trainer.create_optimizer().load_state_dict(
@@ -292,78 +266,9 @@ class _Run:
         self.kind.finish(self.out, log)
 
 
-class _Reports(transformers.TrainerCallback):
-    """Tells the caller what was logged."""
-
-    def __init__(self, report: Report | None, stage: Stage) -> None:
-        self._report, self._stage = report, stage
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if self._report is not None and state.is_world_process_zero and "train_runtime" not in logs:
-            numbers = {name: value for name, value in logs.items() if isinstance(value, (int, float))}
-            self._report(self._stage.name, {"step": state.global_step, "steps": state.max_steps, **numbers})
-
-
-class _EndsEarly(transformers.TrainerCallback):
-    """Ends a stage when an evaluation reaches its target; the step is saved."""
-
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        right, loss = metrics.get("eval_accuracy"), metrics.get("eval_loss")
-        accurate = (
-            self._stage.target_accuracy is not None and right is not None and right >= self._stage.target_accuracy
-        )
-        low = self._stage.target_loss is not None and loss is not None and loss <= self._stage.target_loss
-        if accurate or low:
-            control.should_training_stop = control.should_save = True
-
-
-class _ClipsValues(transformers.TrainerCallback):
-    """Cuts every number of a gradient to a range, where the run asks for it."""
-
-    def __init__(self, highest: float) -> None:
-        self._highest = highest
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if self._highest:
-            torch.nn.utils.clip_grad_value_(model.parameters(), self._highest)
-
-
-def _same_error(owner: type[Exception], arguments: tuple[Any, ...], hint: str) -> Exception:
-    return owner(arguments[0], hint) if issubclass(owner, JRTError) else owner(*arguments)
-
-
 def _log_of(checkpoint: Path) -> list[dict[str, float]]:
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise DataFormatError(f"{checkpoint} is no whole checkpoint: {error}.", "Delete it and resume.") from None
     return list(state["log_history"])
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """The Trainer seeds every generator there is; afterwards they are as they were."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Hides warnings that are about how the Trainer is used here, not about the run."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
-        logger = logging.getLogger("accelerate.utils.other")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
