@@ -18,6 +18,11 @@ from jrt.methods import Method
 class InfiniAttention(Method):
     """A compressive memory beside the local attention of every layer.
 
+    Segments are counted in each row's real tokens, and positions begin again in every segment: what attends to each
+    other keeps its distances, no position is beyond those the model was trained on, and learned ones never run out.
+    Layers with a window of their own (Gemma) keep it, over the borders of segments, unless `layers` names them; then
+    positions go on, and so does the model's own limit on them. A model that is all windows gets a memory everywhere.
+
     Args:
         segment_length: tokens that attend to each other; what is before them is in the memory only.
         rule: how a segment is written: `linear` adds it, `delta` adds what its keys do not read already,

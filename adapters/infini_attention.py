@@ -175,7 +175,7 @@ class WindowAttention:
             value,
             self._plain_query(layer, query),
             memory_key,
-            self.gates[str(layer)],
+            self.gates[str(layer)].to(key.device),
             self._state(before),
             segment_length=self.settings.segment_length,
             rule=self.settings.rule,
@@ -211,7 +211,7 @@ class WindowAttention:
         sigma_q = sigma_q.unflatten(1, (heads, -1))  # (B, Hkv, G, N, D)
         numerator = sigma_q @ state.memory[:, :, None]
         denominator = sigma_q @ state.normaliser[:, :, None, :, None]
-        gates = torch.sigmoid(self.gates[str(layer)].to(dtype)).view(heads, -1, 1, 1)
+        gates = torch.sigmoid(self.gates[str(layer)].to(local.device, dtype)).view(heads, -1, 1, 1)
         share = gates * (state.normaliser != 0).any(-1)[:, :, None, None, None]
         own = local.to(dtype).unflatten(1, (heads, -1))
         mixed = torch.lerp(own, numerator / (denominator + self.settings.epsilon), share.expand_as(own))

@@ -247,7 +247,8 @@ class WriteGate(nn.Module):
     def forward(self, key: Tensor, value: Tensor) -> Tensor:
         """Keys without positions and values `(B, Hkv, T, D)` to `(B, Hkv, T)`, in single precision."""
         both = torch.cat([key, value], -1).float()
-        return torch.relu((both * self.weight.float()[:, None]).sum(-1) + self.bias.float()[:, None])
+        weight, bias = (part.to(both)[:, None] for part in (self.weight, self.bias))
+        return torch.relu((both * weight).sum(-1) + bias)
 
 
 def _real(attention_mask: Tensor | None, tokens: Tensor) -> Tensor | None:
