@@ -12,12 +12,14 @@ import pytest
 import torch
 from rmt_models import decoder, left_padded
 from rmt_oracle import decoder_row
+from safetensors.torch import load_file, save_file
 from text import DOCUMENT, word_tokenizer
 from zoo import random_ids
 
 import jrt
 from jrt.adapters.rmt import RMT
 from jrt.state import State, advance
+from jrt.state.storage import state_from_tensors, state_to_tensors
 
 QUESTIONS = ["Who lives in Rome?", "What does Ana like?", "Where does Mira live?"]
 
@@ -78,6 +80,20 @@ def test_a_forked_state_goes_both_ways_and_rows_are_repeated_and_dropped() -> No
         assert torch.allclose(chosen.cache.memory[place], memory[0], atol=1e-4)
     expected, _ = decoder_row(model, ids[1, mask[1].bool()].tolist() + more[0].tolist())
     assert torch.allclose(again[1], expected[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [12, 14])
+@torch.no_grad()
+def test_a_state_is_the_same_after_a_file_on_a_border_too(length: int, tmp_path: Path) -> None:
+    model, ids = decoder("llama", update="gated"), random_ids(1, 20)
+    state = State.empty(1)
+    advance(model, state, ids[:, :length], capabilities=model.capabilities)
+    assert state.cache.live.shape[1] == (0 if length == 12 else 4), "nothing of a segment that has ended is kept"
+    tensors, values = state_to_tensors(state)
+    save_file(tensors, tmp_path / "state.safetensors")
+    again = state_from_tensors(model, model.capabilities, load_file(tmp_path / "state.safetensors"), values)
+    logits = [advance(model, one, ids[:, length:], capabilities=model.capabilities) for one in (state, again)]
+    assert torch.equal(*logits)
 
 
 def test_a_reading_keeps_the_memory_and_is_saved(tmp_path: Path) -> None:
