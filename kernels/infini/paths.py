@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jrt.kernels.infini.features import InfiniState
+from jrt.kernels.switch import VARIABLE, plain_torch_only
 
 Attention = Callable[..., tuple[Tensor, InfiniState]]
 
@@ -24,11 +26,28 @@ class Choice:
 
 def choose(device: torch.device, dtype: torch.dtype, width: int, value_width: int) -> Choice:
     """The fastest path that fits; `torch` always does."""
-    return Choice("torch")
+    reason = next(_obstacles(device, dtype, width, value_width), None)
+    return Choice("triton") if reason is None else Choice("torch", (("triton", reason),))
 
 
 def implementation(path: str) -> Attention:
     """The function behind a path's name; nothing that it needs is imported before."""
-    module, name = {"torch": ("jrt.kernels.infini.cpu", "infini_attention_torch")}[path]
+    module, name = {
+        "triton": ("jrt.kernels.infini.triton_path", "infini_attention_triton"),
+        "torch": ("jrt.kernels.infini.cpu", "infini_attention_torch"),
+    }[path]
     found: Attention = getattr(importlib.import_module(module), name)
     return found
+
+
+def _obstacles(device: torch.device, dtype: torch.dtype, width: int, value_width: int) -> Iterator[str]:
+    if plain_torch_only():
+        yield f"{VARIABLE}=torch is set"
+    if device.type != "cuda":
+        yield "it needs a CUDA device"
+    if dtype == torch.float64:
+        yield "it computes in float32"
+    if not {width, value_width} <= {16, 32, 64, 128}:
+        yield "heads have to be 16, 32, 64 or 128 wide"
+    if importlib.util.find_spec("triton") is None:
+        yield "triton is not installed (pip install triton)"

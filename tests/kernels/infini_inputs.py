@@ -83,4 +83,5 @@ def reference(tensors: dict[str, Any], **options: Any) -> tuple[Tensor, InfiniSt
 
 def relative_error(found: Tensor, right: Tensor) -> float:
     """L2 norm of the difference over that of the right one."""
-    return float((found.double() - right).norm() / right.norm().clamp(min=1e-12))
+    found, right = found.detach().double(), right.detach()
+    return float((found - right).norm() / right.norm().clamp(min=1e-12))
