@@ -24,10 +24,10 @@ torch.set_num_threads(1)
 KINDS = ("rmt", "infini")
 
 
-def run(kind: str, options: dict[str, Any], out: Path, resume: bool = False) -> Trained:
+def run(kind: str, options: dict[str, Any], out: Path, **arguments: Any) -> Trained:
     chosen = kind_class(kind).settings_class(**options)
     rows = TaskRows(chosen.task, chosen.methods, chosen.seed).with_tokenizer if chosen.task else None
-    return train(kind, chosen, out, resume=resume, task_rows=rows)
+    return train(kind, chosen, out, task_rows=rows, **arguments)
 
 
 def built(kind: str, options: dict[str, Any]) -> tuple[Kind, Any]:
@@ -62,7 +62,10 @@ def test_killed_in_a_later_stage_and_resumed_is_unbroken(
     assert killed.returncode == -signal.SIGKILL, said
     stages = {path.parent.name for path in (tmp_path / "run").glob("checkpoints/*/checkpoint-*")}
     assert stages == ({"1-segments", "2-segments"} if kind == "rmt" else {"1-segments"})
-    resumed = run(kind, adapted[kind], tmp_path / "run", resume=True)
+    steps: list[tuple[str, float]] = []
+    told = {"resume": True, "report": lambda stage, logged: steps.append((stage, logged["step"]))}
+    resumed = run(kind, adapted[kind], tmp_path / "run", **told)
+    assert min(steps) == ("2-segments", 3 if kind == "rmt" else 1) and max(steps) == ("2-segments", 6)
     expected = weights(unbroken[kind].folder)
     found = weights(resumed.folder)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -51,7 +51,9 @@ def test_killed_and_resumed_is_unbroken(
         jrt.load(str(out / "checkpoints" / "all" / kept), device="cpu")
     with pytest.raises(InvalidOptionError, match=r"is not empty.*--resume"):
         run("jrt-rnn", options, out)
-    resumed = run("jrt-rnn", options, out, resume=True)
+    steps: list[float] = []
+    resumed = run("jrt-rnn", options, out, resume=True, report=lambda _, logged: steps.append(logged["step"]))
+    assert min(steps) == (5 if kept else 1) and max(steps) == 12
     for name, tensor in load_file(unbroken / "model" / "model.safetensors").items():
         assert torch.equal(resumed[name], tensor), name
     records = [json.loads((folder / "training.json").read_text())["log"]["all"] for folder in (out, unbroken)]
@@ -62,7 +64,7 @@ def test_killed_and_resumed_is_unbroken(
 
 def test_a_finished_run_stays_as_it_is(options: dict[str, Any], unbroken: Path) -> None:
     before = load_file(unbroken / "model" / "model.safetensors")
-    after = run("jrt-rnn", options, unbroken, resume=True)
+    after = run("jrt-rnn", options, unbroken, resume=True, report=lambda *_: pytest.fail("it trained again"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
