@@ -183,7 +183,7 @@ def _visible_attention(model: RMTModel) -> Iterator[_Caught]:
         caught.gates = (STRETCH * torch.sigmoid(output) - BELOW).clamp(0.0, 1.0)[0, :, 0]
 
     handles = [module.register_forward_hook(keep_weights) for module in base.modules()]
-    if model.method.update == "gated":
+    if model.method.gated:
         handles.append(model.write_gate.register_forward_hook(keep_gates))
     try:
         yield caught

@@ -62,7 +62,7 @@ def test_text(first: str | None) -> None:
 def test_refusals() -> None:
     with pytest.raises(InvalidOptionError, match="Lists of 4 and 5 different symbols cannot be drawn from 8"):
         set_disjointness_arrays(0, 1, 4, 5, vocab_size=SPECIAL + 8)
-    with pytest.raises(InvalidOptionError, match="Lists of 4 and 32 .* from 20 symbols"):
+    with pytest.raises(InvalidOptionError, match=r"Lists of 4 and 32 .* from 20 symbols"):
         parse_task("set_disjointness:vocab_size=20").items()
     with pytest.raises(InvalidOptionError, match="set_disjointness:first='both'"):
         parse_task("set_disjointness:first=both")
