@@ -4,11 +4,17 @@
     python -m jrt.training.tiny_rmt --seed 0 --update replace --out control/
 
 One model for three tasks (`jrt.training.places`): *memorize*, *detect* and *reason*, whose facts are hidden in varied
-sentences. The memory is `jrt.RMT` around transformers' `BertForSequenceClassification`; nothing else is changed. The
-first batches have one segment; one more is added whenever the last 20 batches of the longest kind were good enough, and
-half of the batches are shorter, so that short texts are not forgotten. From seven segments on, a penalty on the mean
-gate asks the memory to write nothing where there is nothing to write. The control is the paper's update (`replace`)
-with the same steps.
+sentences. The memory is `jrt.RMT` around transformers' `BertForSequenceClassification`; nothing else is changed. Two
+stages, the second with an optimizer of its own:
+
+1. *Learn*: one segment and questions in the words of the fact first, then other forms of questions, then a segment more
+   at a time. A level is passed when the last 20 batches of the longest texts were good enough, or after 300 steps. Half
+   of the batches are shorter, so that short texts are not forgotten.
+2. *Hold*: up to seven segments. A penalty on the mean gate asks the memory to write nothing where there is nothing to
+   write (it is there from the last level of the first stage on), and gates that are open in segments without any part
+   of a fact are pressed shut, in the texts and in a fresh distractor after them. So training knows where the facts are.
+
+The control is the paper's update (`replace`) with the same steps. A run that was stopped goes on behind stage one.
 
 Texts hold facts of the train split only. How the model reads thousands of segments is measured by `jrt.evals.memory`.
 """
@@ -19,7 +25,8 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,13 +42,14 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 import jrt
 from jrt.adapters.rmt import RMT
-from jrt.training.places import PLACES, Distractors, Kind, Passages, Split
+from jrt.training.places import PLACES, Distractors, Kind, Passage, Passages, Split, pieces
 
 PAD, UNKNOWN, START, SEPARATOR = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 KINDS: tuple[Kind, ...] = ("memorize", "detect", "reason")
 SPLITS: tuple[Split, ...] = ("train", "heldout")
 SEGMENT_LENGTH = 24
 MAX_SEGMENTS = 7
+CLOSED = -4.0
 RECENT = 20
 """How many batches of the longest texts decide about the next level."""
 LEVELS = [*((forms, 1) for forms in (1, 2, 3, 4)), *((4, segments) for segments in range(2, MAX_SEGMENTS + 1))]
@@ -59,6 +67,11 @@ class Recipe:
     questions: int = 4
     """At most, about one text: two related facts answer eight, a fact about a person one."""
     learning_rate: float = 3e-3
+    hold_steps: int = 400
+    hold_learning_rate: float = 1.5e-3
+    quiet_weight: float = 0.3
+    disturbances: int = 4
+    """Segments without facts that each memory is disturbed by in the second stage."""
     num_memory_tokens: int = 4
     write_penalty: float = 0.05
     easy_above: float = 0.9
@@ -130,6 +143,8 @@ class Batch:
         rows: to which text each belongs, (Q,).
         labels: numbers of places, (Q,).
         sizes: how many of them are of each kind.
+        quiet: which segments but the last hold no part of a fact, (B, N - 1).
+        settled: texts of which no fact goes on in the last segment.
     """
 
     before: Tensor
@@ -137,6 +152,8 @@ class Batch:
     rows: Tensor
     labels: Tensor
     sizes: list[int]
+    quiet: Tensor
+    settled: Tensor
 
 
 class Drawer:
@@ -151,7 +168,7 @@ class Drawer:
         self, generator: np.random.Generator, rows: Mapping[Kind, int], num_segments: int, *, forms: int, questions: int
     ) -> Batch:
         """A batch of `rows[kind]` texts of each kind, with up to `questions` questions about each."""
-        before, last, owners, labels, sizes = [], [], [], [], []
+        before, last, owners, labels, sizes, quiet = [], [], [], [], [], []
         for kind, count in rows.items():
             passages, table, asked = self.passages[kind], self.tables[kind], len(last)
             for _ in range(count):
@@ -159,42 +176,81 @@ class Drawer:
                 ids = table[passage.pieces]
                 every = passages.questions(passage, forms)
                 for index in generator.permutation(len(every))[:questions]:
-                    pieces, answer = every[index]
-                    last.append(np.concatenate([ids[-SEGMENT_LENGTH : -len(pieces)], table[pieces]]))
+                    asks, answer = every[index]
+                    last.append(np.concatenate([ids[-SEGMENT_LENGTH : -len(asks)], table[asks]]))
                     owners.append(len(before))
                     labels.append(PLACES.index(answer))
                 before.append(ids[:-SEGMENT_LENGTH])
+                quiet.append(_quiet(passage, num_segments))
             sizes.append(len(last) - asked)
         tensors = (torch.from_numpy(np.stack(found)) for found in (before, last))
-        return Batch(*tensors, torch.tensor(owners), torch.tensor(labels), sizes)
+        free = torch.tensor(quiet)
+        return Batch(*tensors, torch.tensor(owners), torch.tensor(labels), sizes, free[:, :-1], free[:, -1])
+
+    def distractors(self, generator: np.random.Generator, count: int) -> Tensor:
+        """Segments without facts, (count, SEGMENT_LENGTH); they begin and end in the middle of sentences."""
+        passages = self.passages["detect"]
+        drawn, _ = passages.distractors.draw(generator, count * SEGMENT_LENGTH)
+        return torch.from_numpy(self.tables["detect"][drawn].reshape(count, SEGMENT_LENGTH))
+
+
+def _quiet(passage: Passage, num_segments: int) -> list[bool]:
+    """Which segments hold no part of a fact."""
+    touched = set()
+    for fact, offset in zip(passage.facts, passage.offsets, strict=True):
+        end = offset + len(pieces(fact)) - 1
+        touched |= set(range(offset // SEGMENT_LENGTH, end // SEGMENT_LENGTH + 1))
+    return [segment not in touched for segment in range(num_segments)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimizer and one schedule.
+
+    Attributes:
+        number: draws differ from stage to stage.
+        levels: forms of questions about relations, and segments; the last stays until the end.
+        steps: batches.
+        learning_rate: the highest.
+        quiet_weight: of the loss on gates that are open where there is no fact.
+    """
+
+    number: int
+    levels: list[tuple[int, int]]
+    steps: int
+    learning_rate: float
+    quiet_weight: float = 0.0
 
 
 class Trainer:
-    """One run; everything random comes from the recipe's seed."""
+    """One stage of a run; everything random comes from the recipe's seed and the stage's number."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.tokenizer = recipe, build_tokenizer()
-        self.generator = np.random.default_rng(recipe.seed)
-        self.drawer = Drawer(self.tokenizer, "train")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            self.model = build_model(self.tokenizer, recipe).train()
-        self.penalty, self.model.write_penalty = self.model.write_penalty, 0.0
-        groups = self.model.parameter_groups(weight_decay=0.01)
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    def __init__(self, recipe: Recipe, stage: Stage, model: Any, tokenizer: Any) -> None:
+        self.recipe, self.stage, self.model, self.penalty = recipe, stage, model.train(), model.method.write_penalty
+        self.generator = np.random.default_rng([recipe.seed, stage.number] if stage.number else recipe.seed)
+        self.drawer = Drawer(tokenizer, "train")
+        self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=0.01), betas=(0.9, 0.98))
         self.level, self.level_began = 0, 0
+        self.model.write_penalty = 0.0 if len(stage.levels) > 1 else self.penalty
         self.recent: list[Tensor] = []
         self.started = time.perf_counter()
 
+    def run(self) -> None:
+        """All steps; the model is in evaluation mode afterwards."""
+        for number in range(self.stage.steps):
+            self.step(number)
+        self.model.write_penalty = self.penalty
+        self.model.eval()
+
     def step(self, number: int) -> None:
         """One batch, and what follows from how well it went."""
-        forms, longest = LEVELS[self.level]
+        forms, longest = self.stage.levels[self.level]
         short = self.generator.random() < 0.5
         count = int(self.generator.integers(1, longest + 1)) if short else longest
         recipe = self.recipe
         batch = self.drawer.draw(self.generator, recipe.rows, count, forms=forms, questions=recipe.questions)
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * self.rate(number)
+            group["lr"] = self.stage.learning_rate * self.rate(number)
         loss, logits, gate = self.loss(batch)
         self.optimizer.zero_grad()
         loss.backward()
@@ -205,10 +261,10 @@ class Trainer:
             self.recent = [*self.recent[1 - RECENT :], torch.stack([part.mean() for part in right])]
         if (number + 1) % 100 == 0:
             self.say(f"step {number + 1}, {forms} forms, {longest} segments: {self.shares()}, gate {gate:.4f}")
-        if self.passed(number) and self.level + 1 < len(LEVELS):
+        if self.level + 1 < len(self.stage.levels) and self.passed(number):
             self.say(f"level {self.level} passed at step {number + 1}: {self.shares()}")
             self.level, self.level_began, self.recent = self.level + 1, number + 1, []
-            if self.level + 1 == len(LEVELS):
+            if self.level + 1 == len(self.stage.levels):
                 self.model.write_penalty = self.penalty
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
@@ -216,11 +272,38 @@ class Trainer:
         if not batch.before.shape[1]:
             output = self.model(batch.last, labels=batch.labels)
             return output.loss, output.logits, float("nan")
-        read = self.model(batch.before)
-        output = self.model(batch.last, labels=batch.labels, memory=read.memory[batch.rows])
-        if read.mean_write is None:
-            return output.loss, output.logits, 1.0
-        return output.loss + self.model.write_penalty * read.mean_write, output.logits, float(read.mean_write)
+        with self.writes() as gates:
+            read = self.model(batch.before)
+            output = self.model(batch.last, labels=batch.labels, memory=read.memory[batch.rows])
+            if read.mean_write is None:
+                return output.loss, output.logits, 1.0
+            loss = output.loss + self.model.write_penalty * read.mean_write
+            if self.stage.quiet_weight:
+                values = torch.stack(gates[: batch.quiet.shape[1]], dim=1)[batch.quiet]
+                loss = loss + self.stage.quiet_weight * (_above(values) + self.disturbed(read.memory, batch, gates))
+        return loss, output.logits, float(read.mean_write.detach())
+
+    def disturbed(self, memory: Tensor, batch: Batch, gates: list[Tensor]) -> Tensor:
+        """What fresh segments without facts would write into the memories that the texts have left."""
+        settled = memory[batch.settled]
+        if not len(settled):
+            return memory.sum() * 0.0
+        repeated = settled.repeat(self.recipe.disturbances, 1, 1)
+        self.model(self.drawer.distractors(self.generator, len(repeated)), memory=repeated)
+        return _above(gates[-1])
+
+    @contextmanager
+    def writes(self) -> Iterator[list[Tensor]]:
+        """What goes into the gates' sigmoid in every segment that is read in the block, (B, m, 1) each."""
+        caught: list[Tensor] = []
+        if self.recipe.update == "replace":
+            yield caught
+            return
+        handle = self.model.write_gate.register_forward_hook(lambda module, given, output: caught.append(output))
+        try:
+            yield caught
+        finally:
+            handle.remove()
 
     def passed(self, number: int) -> bool:
         """Whether the next level begins."""
@@ -236,40 +319,62 @@ class Trainer:
 
     def rate(self, number: int) -> float:
         """Warm-up over 100 steps, the last 30 % falling to nearly nothing."""
-        return min(1.0, (number + 1) / 100, max(0.02, (1 - number / self.recipe.steps) / 0.3))
+        return min(1.0, (number + 1) / 100, max(0.02, (1 - number / self.stage.steps) / 0.3))
 
     def say(self, text: str) -> None:
         print(f"{time.perf_counter() - self.started:6.0f} s  {text}", flush=True)
 
 
-def train(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
-    """Runs the recipe; returns the model, its tokenizer and what there is to say about the run."""
-    trainer = Trainer(recipe)
-    for number in range(recipe.steps):
-        trainer.step(number)
+def _above(values: Tensor) -> Tensor:
+    """How far the gates' inputs lie above `CLOSED`, squared: a gate is exactly 0 below log(0.1 / 1.1) = -2.4."""
+    return (values - CLOSED).clamp_min(0.0).square().mean() if values.numel() else values.sum()
+
+
+def untrained(recipe: Recipe) -> tuple[Any, Any]:
+    """The model that a seed begins with, and its tokenizer."""
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return build_model(tokenizer, recipe), tokenizer
+
+
+def save(model: Any, tokenizer: Any, recipe: Recipe, seconds: float, folder: Path) -> None:
+    """Writes what `jrt.load` reads, and `training.json`: what was run and how long it took."""
     packages: tuple[Any, ...] = (torch, transformers, tokenizers, np)
     record = {
         "recipe": {**asdict(recipe), "rows": dict(recipe.rows)},
-        "weights": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "segments": LEVELS[trainer.level][1],
-        "seconds": round(time.perf_counter() - trainer.started),
+        "weights": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": round(seconds),
         "versions": {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}},
     }
-    trainer.model.write_penalty = trainer.penalty
-    return trainer.model.eval(), trainer.tokenizer, record
+    jrt.Reader(model, [model.method], tokenizer).save_pretrained(folder, include_model=True)
+    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--update", choices=("gated", "replace"), default="gated")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums in a fixed order: the same seed gives the same weights
-    model, tokenizer, record = train(Recipe(seed=arguments.seed, update=arguments.update, steps=arguments.steps))
-    jrt.Reader(model, [model.method], tokenizer).save_pretrained(arguments.out, include_model=True)
-    (arguments.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    recipe = Recipe(seed=arguments.seed, update=arguments.update)
+    first, started = arguments.out / "first-stage", time.perf_counter()
+    if (first / "training.json").is_file():
+        reader = jrt.load(str(first), device="cpu", dtype="float32")
+        model, tokenizer = reader.model, reader.tokenizer
+        started -= json.loads((first / "training.json").read_text())["seconds"]
+    else:
+        model, tokenizer = untrained(recipe)
+        Trainer(recipe, Stage(0, LEVELS, recipe.steps, recipe.learning_rate), model, tokenizer).run()
+        save(model, tokenizer, recipe, time.perf_counter() - started, first)
+    Trainer(
+        recipe,
+        Stage(1, LEVELS[-1:], recipe.hold_steps, recipe.hold_learning_rate, recipe.quiet_weight),
+        model,
+        tokenizer,
+    ).run()
+    save(model, tokenizer, recipe, time.perf_counter() - started, arguments.out)
 
 
 if __name__ == "__main__":
