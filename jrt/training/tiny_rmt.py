@@ -168,7 +168,9 @@ class Drawer:
         self, generator: np.random.Generator, rows: Mapping[Kind, int], num_segments: int, *, forms: int, questions: int
     ) -> Batch:
         """A batch of `rows[kind]` texts of each kind, with up to `questions` questions about each."""
-        before, last, owners, labels, sizes, quiet = [], [], [], [], [], []
+        before: list[NDArray[np.int64]] = []
+        last: list[NDArray[np.int64]] = []
+        owners, labels, sizes, quiet = [], [], [], []
         for kind, count in rows.items():
             passages, table, asked = self.passages[kind], self.tables[kind], len(last)
             for _ in range(count):
@@ -183,9 +185,16 @@ class Drawer:
                 before.append(ids[:-SEGMENT_LENGTH])
                 quiet.append(_quiet(passage, num_segments))
             sizes.append(len(last) - asked)
-        tensors = (torch.from_numpy(np.stack(found)) for found in (before, last))
         free = torch.tensor(quiet)
-        return Batch(*tensors, torch.tensor(owners), torch.tensor(labels), sizes, free[:, :-1], free[:, -1])
+        return Batch(
+            before=torch.from_numpy(np.stack(before)),
+            last=torch.from_numpy(np.stack(last)),
+            rows=torch.tensor(owners),
+            labels=torch.tensor(labels),
+            sizes=sizes,
+            quiet=free[:, :-1],
+            settled=free[:, -1],
+        )
 
     def distractors(self, generator: np.random.Generator, count: int) -> Tensor:
         """Segments without facts, (count, SEGMENT_LENGTH); they begin and end in the middle of sentences."""
