@@ -67,9 +67,9 @@ class Recipe:
     questions: int = 4
     """At most, about one text: two related facts answer eight, a fact about a person one."""
     learning_rate: float = 3e-3
-    hold_steps: int = 400
-    hold_learning_rate: float = 1.5e-3
-    quiet_weight: float = 0.3
+    hold_steps: int = 1500
+    hold_learning_rate: float = 2e-3
+    quiet_weight: float = 1.0
     disturbances: int = 4
     """Segments without facts that each memory is disturbed by in the second stage."""
     num_memory_tokens: int = 4
