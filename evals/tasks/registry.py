@@ -27,6 +27,7 @@ BUILT_IN = {
     "reason": "jrt.evals.tasks.reason:Reason",
     "set_disjointness": "jrt.evals.tasks.set_disjointness:SetDisjointness",
     "squad": "jrt.evals.tasks.squad:SQuAD",
+    "summarisation": "jrt.evals.tasks.summarisation:Summarisation",
     "swde": "jrt.evals.tasks.swde:SWDE",
     "triviaqa": "jrt.evals.tasks.triviaqa:TriviaQA",
 }
