@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jrt.answers import Answer, decode, generation_options, groups
-from jrt.errors import InvalidOptionError
+from jrt.errors import InvalidOptionError, UnsupportedModelError
 from jrt.explanation import Explanation, explain
 from jrt.methods import Method
 from jrt.prompts import Plan, chat_plan
@@ -182,6 +182,15 @@ def wrap(model: Any, *methods: Method, tokenizer: Any = None, chat: bool | None 
     Example:
         >>> reader = jrt.wrap(model, jrt.JRTPrompt(passes=2), tokenizer=tokenizer)
     """
+    if isinstance(model, ReaderModule):
+        raise InvalidOptionError(
+            "The model is a Reader already.", "Use reader.with_methods(...), or wrap reader.base_model."
+        )
+    if not hasattr(model, "config") or not callable(model):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is no model of transformers.",
+            "Load one with AutoModelForCausalLM.from_pretrained, or pass its name to jrt.load.",
+        )
     for method in methods:
         if not isinstance(method, Method):
             raise InvalidOptionError(

@@ -240,11 +240,10 @@ def _adapted(model: Any, methods: Sequence[Method]) -> Any:
     for method in reversed(methods):
         if isinstance(model, AdaptedModel) and model.method == method:
             continue
-        adapted = method.adapt(model)
-        if adapted is not model and isinstance(model, AdaptedModel):
+        if type(method).adapt is not Method.adapt and isinstance(model, AdaptedModel):
             raise MethodConflictError(
                 f"{model.method} and {method} both keep a memory of past segments, and each decides what a segment is.",
                 "Pass one of them; either goes together with JRTPrompt.",
             )
-        model = adapted
+        model = method.adapt(model)
     return model

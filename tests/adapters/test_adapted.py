@@ -15,7 +15,14 @@ from zoo import build
 
 import jrt
 from jrt.adapters import AdaptedModel
-from jrt.errors import DataFormatError, InputNotFoundError, MethodConflictError, StateMismatchError
+from jrt.errors import (
+    DataFormatError,
+    InputNotFoundError,
+    InvalidOptionError,
+    MethodConflictError,
+    StateMismatchError,
+    UnsupportedModelError,
+)
 from jrt.methods import Method
 from jrt.prompts import JRTPrompt
 
@@ -109,6 +116,22 @@ def test_learned_weights_are_all_but_the_base(tmp_path: Path) -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(adapted.parameters()))
     assert any(parameter is adapted.model.bias for parameter in groups[1]["params"])
     assert groups[1]["weight_decay"] == 0.0
+
+
+def test_memories_of_two_kinds_are_refused_before_anything_is_built() -> None:
+    with pytest.raises(MethodConflictError, match="both keep a memory"):
+        reader(jrt.RMT(2, segment_length=8), jrt.InfiniAttention(8))
+
+
+@pytest.mark.parametrize("model", [None, "jrt/tiny-rmt", torch.nn.Linear(2, 2), build("llama").config])
+def test_what_is_no_model_cannot_be_wrapped(model: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="is no model of transformers"):
+        jrt.wrap(model)
+
+
+def test_a_reader_is_not_wrapped_again() -> None:
+    with pytest.raises(InvalidOptionError, match="with_methods"):
+        jrt.wrap(reader(Biased()), Biased())
 
 
 @pytest.mark.usefixtures("known")
