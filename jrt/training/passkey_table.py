@@ -3,9 +3,9 @@ border.
 
     python -m jrt.training.passkey_table checkpoint/ --tokens 16384 1048576 --count 15 --out table.json
 
-Four depths are read: the start, the middle, the end, and a random one. Documents are drawn with another seed than any
-training document. A row counts as right when greedy decoding would give exactly the number and then the end. What is
-read is streamed through the cache, so memory does not grow with the length.
+Four depths are read: the start, the middle, the end, and a random one (`--depths` names fewer). Documents are drawn
+with another seed than any training document. A row counts as right when greedy decoding would give exactly the number
+and then the end. What is read is streamed through the cache, so memory does not grow with the length.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,26 +81,33 @@ def right(model: Any, tokenizer: Any, items: list[Item]) -> list[bool]:
 
 
 def measure(
-    model: Any, tokenizer: Any, num_tokens: int, count: int, seed: int, filler: Filler, rows: int
+    model: Any,
+    tokenizer: Any,
+    num_tokens: int,
+    count: int,
+    seed: int,
+    filler: Filler,
+    rows: int,
+    depths: Sequence[str] = tuple(DEPTHS),
 ) -> dict[str, Any]:
     """One length: `count` items a depth, read `rows` at once."""
-    indices = [(depth, index) for index in range(count) for depth in DEPTHS]
-    depths, places, of_depths, of_places = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    indices = [(depth, index) for index in range(count) for depth in depths]
+    found, places, of_depths, of_places = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     started, used = time.perf_counter(), time.process_time()
     for start in range(0, len(indices), rows):
         items = [draw(depth, num_tokens, index, seed, filler) for depth, index in indices[start : start + rows]]
         for item, ok in zip(items, right(model, tokenizer, items), strict=True):
             of_depths[item.depth] += 1
             of_places[item.place] += 1
-            depths[item.depth] += ok
+            found[item.depth] += ok
             places[item.place] += ok
-        print(f"{num_tokens} tokens: {sum(depths.values())} of {sum(of_depths.values())}", flush=True)
+        print(f"{num_tokens} tokens: {sum(found.values())} of {sum(of_depths.values())}", flush=True)
     return {
         "tokens": num_tokens,
         "filler": filler,
-        "right": sum(depths.values()),
+        "right": sum(found.values()),
         "of": len(indices),
-        "depths": {depth: [depths[depth], of_depths[depth]] for depth in DEPTHS},
+        "depths": {depth: [found[depth], of_depths[depth]] for depth in depths},
         "places": {place: [places[place], of_places[place]] for place in sorted(of_places)},
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
@@ -112,6 +120,7 @@ def main() -> None:
     parser.add_argument("model", help="a folder of jrt.training.tiny_infini, or jrt/tiny-infini")
     parser.add_argument("--tokens", type=int, nargs="+", required=True)
     parser.add_argument("--count", type=int, default=15, help="items a depth and length")
+    parser.add_argument("--depths", choices=list(DEPTHS), nargs="+", default=list(DEPTHS))
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--filler", choices=["varied", "cycle"], default="varied")
     parser.add_argument("--rows", type=int, default=20, help="documents read at once")
@@ -128,7 +137,14 @@ def main() -> None:
     table = json.loads(arguments.out.read_text()) if arguments.out.exists() else []
     for num_tokens in arguments.tokens:
         row = measure(
-            model, reader.tokenizer, num_tokens, arguments.count, arguments.seed, arguments.filler, arguments.rows
+            model,
+            reader.tokenizer,
+            num_tokens,
+            arguments.count,
+            arguments.seed,
+            arguments.filler,
+            arguments.rows,
+            arguments.depths,
         )
         command = " ".join(["python -m jrt.training.passkey_table", *sys.argv[1:]])
         table.append({"memory": arguments.memory, "seed": arguments.seed, **row, "command": command})

@@ -111,11 +111,12 @@ def test_the_table_counts_what_a_model_finds(tmp_path: Path, monkeypatch: pytest
     trainer = Trainer(Recipe())
     save(trainer.model.eval(), trainer.tokenizer, tmp_path / "model")
     out = tmp_path / "table.json"
-    for memory in ("on", "off"):
-        command = ["x", str(tmp_path / "model"), "--tokens", "200", "--count", "2", "--memory", memory]
+    for options in (["--memory", "on"], ["--memory", "off"], ["--depths", "start", "random"]):
+        command = ["x", str(tmp_path / "model"), "--tokens", "200", "--count", "2", *options]
         monkeypatch.setattr(sys, "argv", [*command, "--out", str(out)])
         passkey_table.main()
-    first, second = json.loads(out.read_text())
+    first, second, third = json.loads(out.read_text())
+    assert list(third["depths"]) == ["start", "random"] and third["of"] == 4
     assert (first["memory"], second["memory"]) == ("on", "off") and first["of"] == 8 and first["right"] == 0
     assert (
         sum(count for _, count in first["places"].values()) == sum(count for _, count in first["depths"].values()) == 8
