@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jrt.errors import StateMismatchError
+from jrt.errors import InvalidOptionError, StateMismatchError
 from jrt.methods import Method
 from jrt.state import Capabilities, State, probe
 from jrt.state import generate as generate_from
@@ -121,6 +121,19 @@ class AdaptedModel(nn.Module):
             {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
             {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
         ]
+
+
+def first_kept(width: int, logits_to_keep: int) -> int:
+    """The first of `width` columns whose logits are asked for; 0 means all.
+
+    Raises:
+        InvalidOptionError: no number of columns was given.
+    """
+    if not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+        raise InvalidOptionError(
+            f"logits_to_keep={logits_to_keep!r} is no number of last columns.", "Pass 0 for all, or 1 or more."
+        )
+    return max(0, width - logits_to_keep) if logits_to_keep else 0
 
 
 def _shape(tensor: Tensor | None) -> str:

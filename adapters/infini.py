@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, model_validator
 
 from jrt.kernels.infini.features import FeatureMap, Rule
 from jrt.methods import Method
@@ -49,16 +49,16 @@ class InfiniAttention(Method):
 
     kind: ClassVar[str] = "infini"
 
-    segment_length: int = Field(2048, ge=1)
+    segment_length: int = Field(2048, ge=1, strict=True)
     rule: Rule = "linear"
     feature_map: FeatureMap = "elu"
     write_gate: bool = False
-    write_penalty: float = Field(0.0, ge=0.0)
+    write_penalty: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     gate_init: float = Field(-4.0, ge=-8.0, le=8.0)
-    gate_learning_rate: float | None = Field(None, gt=0.0)
-    layers: tuple[int, ...] | None = None
-    epsilon: float = Field(1e-3, gt=0.0)
-    bptt_segments: int | None = Field(None, ge=0)
+    gate_learning_rate: float | None = Field(None, gt=0.0, allow_inf_nan=False)
+    layers: tuple[StrictInt, ...] | None = None
+    epsilon: float = Field(1e-3, gt=0.0, allow_inf_nan=False)
+    bptt_segments: int | None = Field(None, ge=0, strict=True)
     gradient_checkpointing: bool = False
 
     def __init__(self, segment_length: int = 2048, **options: Any) -> None:

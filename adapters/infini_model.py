@@ -42,6 +42,8 @@ class InfiniModel(AdaptedModel):
     """
 
     method: InfiniAttention
+    accepts_loss_kwargs = True
+    """Trainer passes `num_items_in_batch`, so steps of several batches weigh every label alike."""
 
     def __init__(self, base: Any, method: InfiniAttention) -> None:
         super().__init__(base, method)
@@ -78,7 +80,8 @@ class InfiniModel(AdaptedModel):
             input_ids: new tokens, `(B, T)`.
             attention_mask: 1 for tokens, 0 for padding, of the new tokens or of all, `(B, past + T)`.
             inputs_embeds: in place of `input_ids`, `(B, T, d)`.
-            labels: `(B, T)`, as transformers takes them: the same tokens, -100 where there is no loss.
+            labels: `(B, T)`, as transformers takes them: the same tokens, -100 where there is no loss. Each is
+                predicted by the token before it in its row; padding predicts nothing.
             past_key_values: what was read before; it grows in place.
             use_cache: return the cache; None is yes outside of training.
             logits_to_keep: of how many last columns logits are wanted; 0 is all.
@@ -90,14 +93,13 @@ class InfiniModel(AdaptedModel):
 
         Raises:
             EmptyInputError: there is no token.
-            StateMismatchError: the cache has other rows than the input.
+            InvalidOptionError: ids and embeddings at once, labels of another shape, or logits of fewer than 0 columns.
+            StateMismatchError: the cache or the mask has other rows than the input.
         """
-        tokens = input_ids if input_ids is not None else inputs_embeds
-        if tokens is None or tokens.shape[1] == 0:
-            raise EmptyInputError("forward got no tokens.", "Pass input_ids or inputs_embeds with at least one column.")
-        cache = self._cache(past_key_values, len(tokens))
+        tokens = _tokens(input_ids, inputs_embeds)
         mask = _real(attention_mask, tokens)
-        wanted = Wanted.of(tokens.shape[1], labels, logits_to_keep, self.training)
+        wanted = Wanted.of((len(tokens), tokens.shape[1]), mask, labels, logits_to_keep, self.training)
+        cache = self._cache(past_key_values, len(tokens))
         parts = [self._advance(tokens, wanted, window, cache) for window in self._windows(tokens, mask, cache)]
         cache.columns += tokens.shape[1]
         keep = not self.training if use_cache is None else use_cache
@@ -249,6 +251,23 @@ class WriteGate(nn.Module):
         both = torch.cat([key, value], -1).float()
         weight, bias = (part.to(both)[:, None] for part in (self.weight, self.bias))
         return torch.relu((both * weight).sum(-1) + bias)
+
+
+def _tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """The new tokens, as ids `(B, T)` or embeddings `(B, T, d)`."""
+    if input_ids is not None and inputs_embeds is not None:
+        raise InvalidOptionError("forward got input_ids and inputs_embeds.", "Pass one of them.")
+    tokens = input_ids if input_ids is not None else inputs_embeds
+    if tokens is None or tokens.numel() == 0:
+        raise EmptyInputError(
+            "forward got no tokens.", "Pass input_ids or inputs_embeds of one row and column or more."
+        )
+    if tokens.dim() != (2 if input_ids is not None else 3):
+        raise InvalidOptionError(
+            f"forward got tokens of the shape {tuple(tokens.shape)}.",
+            "Pass input_ids (B, T) or inputs_embeds (B, T, d).",
+        )
+    return tokens
 
 
 def _real(attention_mask: Tensor | None, tokens: Tensor) -> Tensor | None:

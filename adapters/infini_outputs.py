@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from jrt.adapters.adapted import first_kept
 from jrt.adapters.infini_cache import InfiniCache
 from jrt.adapters.infini_windows import Window
+from jrt.errors import InvalidOptionError
 
 IGNORED = -100
 """The label of a token that has no part in the loss, as everywhere in transformers."""
@@ -46,11 +48,21 @@ class Wanted:
     logits: bool
 
     @classmethod
-    def of(cls, length: int, labels: Tensor | None, logits_to_keep: int, training: bool) -> Wanted:
-        """From the arguments of `forward`."""
-        targets = None if labels is None else F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        first = max(0, length - logits_to_keep) if logits_to_keep else 0
-        return cls(length, targets, first, labels is None or not training)
+    def of(
+        cls, shape: tuple[int, int], mask: Tensor | None, labels: Tensor | None, logits_to_keep: int, training: bool
+    ) -> Wanted:
+        """From the shape of the tokens, (B, T), which of them are real, `(B, T)`, and the arguments of `forward`.
+
+        Raises:
+            InvalidOptionError: labels of another shape, or logits of a negative number of columns.
+        """
+        if labels is not None and tuple(labels.shape) != shape:
+            raise InvalidOptionError(
+                f"labels have the shape {tuple(labels.shape)}, the tokens {shape}.",
+                "Pass the same tokens as labels, -100 where there is no loss.",
+            )
+        targets = None if labels is None else following(labels, mask)
+        return cls(shape[1], targets, first_kept(shape[1], logits_to_keep), labels is None or not training)
 
     def targets_of(self, window: Window) -> Tensor | None:
         """The targets of a window's tokens, `(B, N)`, on the CPU's or the labels' device."""
@@ -99,6 +111,22 @@ class Part:
         return cls(tokens, window.uniform, columns, real, logits, loss, writes)
 
 
+def following(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """The label of the token that follows each one in its row, padding left out, -100 where none does, `(B, T)`.
+
+    Args:
+        labels: `(B, T)`, as transformers takes them.
+        mask: true for tokens, `(B, T)`; None when there is no padding.
+    """
+    if mask is None:
+        return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    mask = mask.to(labels.device)
+    order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+    targets = F.pad(labels.gather(1, order)[:, 1:], (0, 1), value=IGNORED)
+    last = torch.arange(labels.shape[1], device=labels.device) >= mask.sum(1, keepdim=True) - 1
+    return torch.empty_like(labels).scatter(1, order, targets.masked_fill(last, IGNORED))
+
+
 def sum_of_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """The cross entropies of logits `(B, K, V)` in single precision; targets `(B, K)`."""
     flat = logits.flatten(0, 1)
@@ -113,7 +141,10 @@ def combined(
     write_penalty: float,
     num_items: Tensor | int | None,
 ) -> InfiniOutput:
-    """One output of all windows; the mean write counts every window as much as it has tokens."""
+    """One output of all windows; the mean write counts every window as much as it has tokens.
+
+    Where the loss is divided by the labels of several batches, the penalty counts as much as this one's share of them.
+    """
     loss = writes = None
     tokens = [part.tokens for part in parts]
     if parts and parts[0].writes:
@@ -121,10 +152,11 @@ def combined(
         writes = torch.stack(means).sum() / sum(tokens)
     if wanted.targets is not None:
         total = sum(part.loss for part in parts if part.loss is not None)
-        count = (wanted.targets != IGNORED).sum() if num_items is None else num_items
-        loss = torch.as_tensor(total) / torch.as_tensor(count).to(wanted.targets.device)
+        own = (wanted.targets != IGNORED).sum().clamp_min(1)
+        count = own if num_items is None else torch.as_tensor(num_items).to(own.device)
+        loss = torch.as_tensor(total) / count
         if writes is not None and write_penalty:
-            loss = loss + write_penalty * writes
+            loss = loss + write_penalty * writes * (own / count).to(writes.device)
     logits = _logits(parts, wanted, padded) if wanted.logits else None
     return InfiniOutput(loss=loss, logits=logits, past_key_values=cache, mean_write=writes)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from jrt.adapters.infini_attention import Kind, Settings
 from jrt.adapters.infini_families import family_of, rotary_module, sliding_windows, takes_layer_type
-from jrt.errors import InvalidOptionError
+from jrt.errors import InvalidOptionError, UnsupportedModelError
+from jrt.state.state import forward_parameters
 
 if TYPE_CHECKING:
     from jrt.adapters.infini import InfiniAttention
@@ -16,11 +17,12 @@ def settings_of(base: Any, method: InfiniAttention) -> Settings:
     """The settings for a base model.
 
     Raises:
-        UnsupportedModelError: its family is not known.
+        UnsupportedModelError: its family is not known, or it has no head for language modelling.
         InvalidOptionError: it has no layer of a given number.
     """
     config = base.config
     family = family_of(config)
+    _refuse_other_heads(base)
     windows = sliding_windows(config)
     kinds = _kinds(windows, method)
     rotary = rotary_module(base, family)
@@ -41,6 +43,16 @@ def settings_of(base: Any, method: InfiniAttention) -> Settings:
         plain=getattr(config, "attn_logit_softcapping", None) is None
         and all(window >= method.segment_length for window in inside),
     )
+
+
+def _refuse_other_heads(base: Any) -> None:
+    """A head over whole rows would answer from every window apart; without a head there is nothing to learn from."""
+    if "logits_to_keep" not in forward_parameters(base):
+        name = type(base.get_base_model() if hasattr(base, "get_base_model") else base).__name__
+        raise UnsupportedModelError(
+            f"InfiniAttention reads with a causal language model, and {name} has no head for language modelling.",
+            "Load it with AutoModelForCausalLM.",
+        )
 
 
 def _kinds(windows: list[int | None], method: InfiniAttention) -> tuple[Kind, ...]:

@@ -285,6 +285,12 @@ def test_options() -> None:
         ({"rule": "add"}, "linear"),
         ({"layers": []}, "at least one layer"),
         ({"epsilon": 0.0}, "greater than 0"),
+        ({"epsilon": float("inf")}, "finite"),
+        ({"write_penalty": float("inf")}, "finite"),
+        ({"gate_learning_rate": float("inf")}, "finite"),
+        ({"segment_length": True}, "valid integer"),
+        ({"bptt_segments": True}, "valid integer"),
+        ({"layers": (True,)}, "valid integer"),
         ({"segments": 2}, "no option 'segments'"),
     ):
         with pytest.raises(InvalidOptionError, match=message):
@@ -297,6 +303,18 @@ def test_wrong_inputs_are_refused() -> None:
     model = adapted()
     with pytest.raises(EmptyInputError, match="no tokens"):
         model(IDS[:, :0])
+    with pytest.raises(EmptyInputError, match="no tokens"):
+        model(IDS[:0])
+    with pytest.raises(InvalidOptionError, match="input_ids and inputs_embeds"):
+        model(IDS, inputs_embeds=model.get_input_embeddings()(IDS))
+    with pytest.raises(InvalidOptionError, match="tokens of the shape"):
+        model(IDS[0])
+    for labels in (IDS[:, :-2], torch.cat([IDS, IDS], 1), IDS[:, 0]):
+        with pytest.raises(InvalidOptionError, match="labels have the shape"):
+            model(IDS, labels=labels)
+    for keep in (-1, torch.tensor([1, 2])):
+        with pytest.raises(InvalidOptionError, match="no number of last columns"):
+            model(IDS, logits_to_keep=keep)
     with pytest.raises(StateMismatchError, match="of 2 rows for 1 rows"):
         model(IDS[:1], past_key_values=model(IDS).past_key_values)
     with pytest.raises(StateMismatchError, match="got a DynamicCache"):

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 import pytest
 import torch
+import transformers
 from infini_families import FAMILIES, build
 from torch import Tensor
 from zoo import build as build_any
@@ -124,5 +125,11 @@ def test_positions_without_end_restart_in_every_segment() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="alibi=True"):
         InfiniAttention(8).adapt(build("falcon_alibi"))
+    base = build("llama")
+    for other in (base.model, transformers.LlamaForSequenceClassification(base.config)):
+        with pytest.raises(
+            UnsupportedModelError, match=r"no head for language modelling\. Load it with AutoModelForCausalLM"
+        ):
+            InfiniAttention(8).adapt(other)
     with pytest.raises(UnsupportedModelError, match=r"does not know the model type 'mamba'.*FAMILIES"):
         InfiniAttention(8).adapt(build_any("mamba"))

@@ -80,9 +80,7 @@ def test_padded_rows_train_like_rows_alone() -> None:
     model = training(write_penalty=0.2)
     mask = torch.ones_like(IDS)
     mask[0, :11] = 0
-    labels = IDS.masked_fill(mask == 0, -100)
-    labels[0, 11] = -100  # its row's first token is predicted by padding
-    together = gradients(model, labels, mask)
+    together = gradients(model, IDS, mask)  # labels at padding count for nothing
     model.zero_grad()
     alone = [IDS[:1, 11:], IDS[1:]]
     outputs = [model(row, labels=row) for row in alone]
@@ -92,6 +90,34 @@ def test_padded_rows_train_like_rows_alone() -> None:
     writes = torch.stack([output.mean_write for output in outputs])
     ((losses * counts).sum() / counts.sum() + 0.2 * (writes * tokens).sum() / tokens.sum()).backward()
     assert_same(together, {name: weight.grad for name, weight in model.named_parameters()})
+
+
+@pytest.mark.parametrize("padding", ["left", "right", "between"])
+@pytest.mark.parametrize("labels_at_padding", [False, True])
+def test_the_loss_of_a_padded_batch_is_the_mean_over_the_tokens_of_its_rows(
+    padding: str, labels_at_padding: bool
+) -> None:
+    model = training().eval()
+    places = {"left": range(11, 36), "right": range(25), "between": [*range(9), *range(20, 36)]}[padding]
+    row = IDS[:1, : len(places)]
+    total = sum(F.cross_entropy(model(one).logits[0, :-1], one[0, 1:], reduction="sum") for one in (row, IDS[1:]))
+    ids, mask = IDS.clone(), torch.ones_like(IDS)
+    mask[0] = 0
+    mask[0, list(places)] = 1
+    ids[0, list(places)] = row[0]
+    labels = ids if labels_at_padding else ids.masked_fill(mask == 0, -100)
+    expected = total / (row.shape[1] - 1 + IDS.shape[1] - 1)
+    for mode in (False, True):
+        torch.testing.assert_close(model.train(mode)(ids, mask, labels=labels).loss, expected)
+    assert model(ids, mask, labels=torch.full_like(ids, -100)).loss == 0  # as of every method, not 0 / 0
+
+
+def test_batches_that_share_a_step_share_its_penalty() -> None:
+    """Trainer divides the loss of each batch of a step by the labels of all, and adds them up."""
+    model = training(write_penalty=0.5)
+    one = model(IDS, labels=IDS)
+    parts = [model(row, labels=row, num_items_in_batch=70) for row in (IDS[:1], IDS[1:])]
+    torch.testing.assert_close(parts[0].loss + parts[1].loss, one.loss)
 
 
 def reach(model: Any) -> list[int]:
