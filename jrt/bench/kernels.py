@@ -20,6 +20,8 @@ from jrt.errors import InvalidOptionError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
+    from jrt.bench.cells import Cell
+
 Name = TypeVar("Name", bound=str)
 
 TARGET = (
@@ -28,6 +30,7 @@ TARGET = (
 )
 _LENGTHS = {"cuda": "1024,2048,4096,8192,16384,32768,65536,131072,262144,524288,1048576", "cpu": "512,2048,8192"}
 _BATCHES = {"cuda": "1,2,16,64", "cpu": "1"}
+_SHARE_OF_TUNING = 0.35  # of the time
 _GPU_NOTES = (
     "Ratio: the row's time over that of the group's first way. Floor: the roofline's time by arithmetic. Backward is "
     "the backward pass alone. Decode reads everything before one position untimed; graph ms is the step without Python."
@@ -55,9 +58,11 @@ def run(
 
     from jrt.bench.cells import PHASES, Case
     from jrt.bench.kernels_registry import GROUPS
-    from jrt.bench.running import on_cpu, on_gpu, one_thread, plan, within
+    from jrt.bench.running import one_thread, plan
 
     where = _device(device)
+    if tune and where.type != "cuda":
+        raise InvalidOptionError("Launches of GPU kernels are tuned on a GPU.", "Leave --tune out on a CPU.")
     on_a_gpu = where.type == "cuda"
     dtype = torch.bfloat16 if on_a_gpu else torch.float32
     cells = plan(
@@ -74,24 +79,49 @@ def run(
         "heads": heads,
         "rounds": rounds,
         "budget_minutes": budget_minutes,
-        "tuned": _tune(where) if tune else None,
     }
     with one_thread():
-        rows, left_out = within(cells, *(on_gpu() if on_a_gpu else on_cpu(rounds)), stop)
-    notes = _GPU_NOTES if on_a_gpu else _CPU_NOTES
+        rows, found = _on_gpu(cells, stop, tune) if on_a_gpu else _on_cpu(cells, stop, rounds)
+    left_out = len(found["left_out"])
     report = Report(
         name="kernels",
         target=TARGET,
-        settings=settings | {"left_out": left_out},
+        settings=settings | found,
         rows=rows,
         formats={"of floor": ".0%", "error": ".1e"},
-        notes=notes + (f" {len(left_out)} cells were left out when the time was up." if left_out else ""),
+        notes=(_GPU_NOTES if on_a_gpu else _CPU_NOTES)
+        + (f" {left_out} cells were left out when the time was up." if left_out else "")
+        + (f" The GPU could not be used: {found['broken']}." if found.get("broken") else ""),
     )
     if plot_to is not None:
         from jrt.bench.kernels_plot import plot
 
         plot(report, plot_to)
     return report
+
+
+def _on_cpu(cells: Sequence[Cell], stop: float, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(rows, what the settings are to say about the run)"""
+    from jrt.bench.running import on_cpu, within
+
+    rows, left_out = within(cells, *on_cpu(rounds), stop)
+    return rows, {"left_out": left_out}
+
+
+def _on_gpu(cells: Sequence[Cell], stop: float, tune: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The same on a GPU, where everything is measured in another process. A GPU that does not answer gives no rows."""
+    from jrt.bench.running import on_gpu, tuned_on_gpu, use_gpu, within
+    from jrt.bench.worker import LostError, Worker
+
+    rows, left_out, broken, tuned = list[dict[str, Any]](), [cell.label for cell in cells], None, None
+    with Worker(use_gpu) as worker:
+        try:
+            measure, expected = on_gpu(worker, stop)
+            tuned = tuned_on_gpu(worker, (stop - time.monotonic()) * _SHARE_OF_TUNING) if tune else None
+            rows, left_out = within(cells, measure, expected, stop)
+        except LostError as error:
+            broken = str(error)
+    return rows, {"tuned": tuned, "left_out": left_out, "broken": broken}
 
 
 def _device(name: str) -> torch.device:
@@ -122,18 +152,3 @@ def _names(listed: str, known: Sequence[Name]) -> list[Name]:
         if part not in known:
             raise InvalidOptionError(f"There is no {part!r} here.{did_you_mean(part, known)}", f"{', '.join(known)}")
     return [name for name in known if name in asked]
-
-
-def _tune(device: torch.device) -> dict[str, Any]:
-    """Looks for the fastest launches of the Taylor kernels, which keeps them for later calls: launch and milliseconds.
-
-    Raises:
-        InvalidOptionError: the device is a CPU.
-    """
-    from dataclasses import asdict
-
-    if device.type != "cuda":
-        raise InvalidOptionError("Launches of GPU kernels are tuned on a GPU.", "Leave --tune out on a CPU.")
-    from jrt.kernels.taylor.tune import tune
-
-    return {pass_: asdict(launch) | {"ms": milliseconds} for pass_, (launch, milliseconds) in tune().items()}

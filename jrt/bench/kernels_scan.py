@@ -16,6 +16,7 @@ from jrt.bench.roofline import Work
 
 CHANNELS_OF_A_HEAD, STATES = 96, 16
 _LONGEST = 65536  # the formula keeps the decay of every state
+_LONGEST_LOOP = 8192  # of plain torch on a GPU: several launches a position, of which the roofline knows nothing
 
 
 def _inputs(case: Case) -> dict[str, Tensor]:
@@ -93,6 +94,8 @@ def _obstacle(case: Case, *, path: str) -> str | None:
 
     if case.length > _LONGEST:
         return f"checked up to {_LONGEST} positions"
+    if path == "torch" and case.device.type == "cuda" and case.length > _LONGEST_LOOP:
+        return f"launches several kernels a position; up to {_LONGEST_LOOP} positions"
     situation = Situation(case.device, case.dtype, STATES, gradients=case.phase == "backward")
     return dict(choose(situation).passed_over).get(path)
 

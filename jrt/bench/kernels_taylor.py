@@ -44,11 +44,6 @@ def _encoder(case: Case) -> int:
     return max(case.length // 2, 1)
 
 
-def _sequence_first(case: Case) -> dict[str, Tensor]:
-    """The same numbers, stored as (B, T, H, D), so that fla need not copy them."""
-    return {name: tensor.transpose(1, 2).contiguous().transpose(1, 2) for name, tensor in _inputs(case).items()}
-
-
 def _series(scores: Tensor) -> Tensor:
     return 1 + scores + scores * scores / 2
 
@@ -91,7 +86,6 @@ PREFIX = replace(
     roles=dict(TAYLOR.roles) | _ENCODER_ROLES,
     work=lambda case: _prefixed_work(case, _encoder(case)),
 )
-FOR_FLA = replace(TAYLOR, name="Taylor attention, sequence first", inputs=_sequence_first)
 
 
 def _taylor(case: Case, inputs: Inputs) -> Tensor:
@@ -125,6 +119,8 @@ def _scores(case: Case) -> float:
 
 
 def _fla(name: str) -> Callable[[Case, Inputs], Tensor]:
+    """A kernel of fla 0.6. It takes (B, T, H, D) and wants a dense (B, H, T, D) of it, so that a view is not copied."""
+
     def forward(case: Case, inputs: Inputs) -> Tensor:
         based = importlib.import_module("fla.ops.based")
         output = getattr(based, name)(*(inputs[which].transpose(1, 2) for which in "qkv"), use_norm=True)
@@ -147,7 +143,7 @@ WAYS = (
     Way(
         "fla fused_chunk_based",
         "taylor",
-        FOR_FLA,
+        TAYLOR,
         _fla("fused_chunk_based"),
         phases=_BOTH,
         devices=("cuda",),
@@ -156,7 +152,7 @@ WAYS = (
     Way(
         "fla parallel_based",
         "taylor",
-        FOR_FLA,
+        TAYLOR,
         _fla("parallel_based"),
         phases=_BOTH,
         devices=("cuda",),

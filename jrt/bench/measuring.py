@@ -6,6 +6,7 @@ Nothing stops a run: what cannot be measured becomes a row that says why.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ _CPU_TIMES = ("ms", "CPU ms")
 _GPU_TIMES = ("ms", "graph ms", "floor ms", "of floor")
 
 Row = dict[str, Any]
+Measure = Callable[[Way, Case], Row]
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,27 @@ class Machine:
     ceilings: Ceilings | None
 
 
-def measure_on_gpu(cell: Cell, ways: Sequence[Way], timer: Timer, machine: Machine) -> list[Row]:
-    """One way after the other, each with its own inputs, which are freed before the next."""
-    rows = []
+def measure_on_gpu(cell: Cell, ways: Sequence[Way], machine: Machine, measure: Measure) -> list[Row]:
+    """One way after the other; `measure` is `measure_way`, here or in another process."""
+    rows: list[Row] = []
     for way in _taking_part(cell, ways):
-        row, case = _row(cell, way, _GPU_TIMES), cell.case
-        reason = way.obstacle(case) or _too_large(way, case, machine)
-        if reason is None:
-            row |= _attempt(way, case, partial(_gpu_times, case=case, timer=timer))
-            row |= _share_of_floor(row, way, case, machine.ceilings)
-        else:
-            row["note"] = reason
-        rows.append(row)
-        with contextlib.suppress(RuntimeError):  # a device that an earlier way broke
-            torch.cuda.empty_cache()
+        reason = way.obstacle(cell.case) or _too_large(way, cell.case, machine)
+        found = measure(way, cell.case) if reason is None else {"note": reason}
+        row = _row(cell, way, _GPU_TIMES)
+        rows.append(row | found)
     base = _base([row["way"] for row in rows if row["ms"]], ways)
     for row in rows:
         if base is not None and row["ms"]:
             row["ratio"] = row["ms"] / next(other["ms"] for other in rows if other["way"] == base)
     return rows
+
+
+def measure_way(way: Way, case: Case, timer: Timer, machine: Machine) -> Row:
+    """Times one way with inputs of its own, which are freed afterwards; a note where that fails."""
+    row = _attempt(way, case, partial(_gpu_times, case=case, timer=timer))
+    with contextlib.suppress(RuntimeError):  # a device that the way broke
+        torch.cuda.empty_cache()
+    return row | _share_of_floor(row, way, case, machine.ceilings)
 
 
 def measure_on_cpu(cell: Cell, ways: Sequence[Way], rounds: int) -> list[Row]:
@@ -150,6 +154,8 @@ def _attempt(way: Way, case: Case, measure: Callable[[Callable[[], Any]], Row]) 
     """What `measure` gives for a right way; what went wrong, otherwise."""
     try:
         call, verdict = prepare(way, case)
+        if not math.isfinite(verdict.error):  # which JSON does not know
+            return {"note": f"WRONG ({verdict.what} is not finite), not timed"}
         checked = {"error": verdict.error}
         if not verdict.right:
             return checked | {"note": f"WRONG ({verdict.what}, allowed {verdict.allowed:.1e}), not timed"}
@@ -157,8 +163,13 @@ def _attempt(way: Way, case: Case, measure: Callable[[Callable[[], Any]], Row]) 
     except torch.OutOfMemoryError:
         return {"note": "does not fit"}
     except Exception as error:  # a kernel may raise anything; the others are still to be measured
-        words = str(error).strip().splitlines() or [""]
-        return {"note": f"{type(error).__name__}: {words[0][:160]}"}
+        return {"note": _said(error)}
+
+
+def _said(error: Exception) -> str:
+    """An exception in one line."""
+    words = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {words[0][:160]}"
 
 
 def prepare(way: Way, case: Case) -> tuple[Callable[[], Any], Verdict]:
@@ -202,9 +213,12 @@ def _without_gradients(call: Callable[[], Any]) -> Callable[[], Any]:
 
 def _gpu_times(call: Callable[[], Any], case: Case, timer: Timer) -> Row:
     """Seconds of a call; of a single position also as a graph, because Python then takes longer than the GPU."""
-    row = {"ms": 1e3 * timed(call, timer)}
+    row: Row = {"ms": 1e3 * timed(call, timer)}
     if case.phase == "decode":
-        row["graph ms"] = 1e3 * timed(timer.captured(call), timer)
+        try:
+            row["graph ms"] = 1e3 * timed(timer.captured(call), timer)
+        except Exception as error:  # not everything can be captured
+            row["note"] = f"no graph: {_said(error)}"
     return row
 
 

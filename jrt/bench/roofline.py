@@ -115,5 +115,5 @@ def infini(count: int, length: int, segment: int, *, width: int = 128, size: int
 
 
 def scan(rows: int, channels: int, length: int, states: int, *, size: int = 2) -> Work:
-    """A selective scan: u, delta, z, B, C in, y out. It has no products of matrices, so only bytes count."""
-    return Work(0, size * rows * length * (4 * channels + 2 * states))
+    """A selective scan without a gate: u, delta, B, C in, y out. It has no products of matrices: only bytes count."""
+    return Work(0, size * rows * length * (3 * channels + 2 * states))

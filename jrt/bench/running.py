@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from jrt.bench.cells import PHASES, Case, Cell, Phase, by_priority
-from jrt.bench.clocks import CudaTimer
+from jrt.bench.cells import PHASES, Case, Cell, Phase, Way, by_priority
+from jrt.bench.clocks import CudaTimer, Timer
 from jrt.bench.kernels_registry import WAYS
-from jrt.bench.measuring import Machine, measure_on_cpu, measure_on_gpu, seconds_expected
+from jrt.bench.measuring import Machine, Row, measure_on_cpu, measure_on_gpu, measure_way, seconds_expected
 from jrt.bench.roofline import CEILINGS
+from jrt.bench.worker import LostError, Worker
 
-Measure = Callable[[Cell], list[dict[str, Any]]]
+Measure = Callable[[Cell], list[Row]]
 Expected = Callable[[Cell], float]
+_SECONDS_OF_A_WAY = 90.0  # after which it is given up: compiling and all its rounds take less
 
 
 def plan(
@@ -35,11 +37,85 @@ def plan(
     return by_priority(cells, groups)
 
 
-def on_gpu() -> tuple[Measure, Expected]:
-    """How cells are measured on the GPU of this machine, and how long each is expected to take."""
-    machine = Machine(torch.cuda.mem_get_info()[0], CEILINGS.get(torch.cuda.get_device_name()))
-    measure = partial(measure_on_gpu, ways=WAYS, timer=CudaTimer(), machine=machine)
-    return measure, partial(seconds_expected, ways=WAYS, machine=machine)
+def on_gpu(worker: Worker, stop: float, now: Callable[[], float] = time.monotonic) -> tuple[Measure, Expected]:
+    """How cells are measured on the GPU of this machine, and how long each is expected to take.
+
+    Every way is measured in `worker`. One that is lost, or leaves the GPU unusable, is not tried again in that phase,
+    and the next has a new process; one that is not ready at `stop` is given up, so that a run never lasts longer.
+
+    Raises:
+        LostError: the GPU does not answer.
+    """
+    machine = worker.ask(_machine, seconds=_SECONDS_OF_A_WAY)
+    broken: dict[tuple[str, str, Phase], str] = {}
+
+    def measure(way: Way, case: Case) -> Row:
+        key, left = (way.group, way.name, case.phase), stop - now()
+        if key in broken:
+            return {"note": f"left out: {broken[key]} at another size"}
+        if left <= 0:
+            return {"note": "left out: the time was up"}
+        try:
+            row, usable = worker.ask(_measured, way.group, way.name, case, seconds=min(left, _SECONDS_OF_A_WAY))
+        except LostError as error:
+            if left < _SECONDS_OF_A_WAY and now() >= stop:
+                return {"note": "left out: the time was up"}
+            broken[key] = str(error)
+            return {"note": broken[key]}
+        if not usable:
+            worker.close()
+            broken[key] = "it broke the device"
+        found: Row = row
+        return found
+
+    return partial(measure_on_gpu, ways=WAYS, machine=machine, measure=measure), partial(
+        seconds_expected, ways=WAYS, machine=machine
+    )
+
+
+def tuned_on_gpu(worker: Worker, seconds: float) -> dict[str, Any]:
+    """Looks for the fastest launches of the Taylor kernels for so long, and keeps them for later calls.
+
+    Returns:
+        Shape class -> launch and milliseconds; or why there is none, by the key "error".
+    """
+    try:
+        found: dict[str, Any] = worker.ask(_tuned, seconds, seconds=seconds + _SECONDS_OF_A_WAY)
+    except LostError as error:
+        return {"error": str(error)}
+    return found
+
+
+def use_gpu() -> CudaTimer:
+    """What the other process begins with."""
+    torch.set_num_threads(1)
+    return CudaTimer()
+
+
+def _machine(timer: Timer) -> Machine:
+    return Machine(torch.cuda.mem_get_info()[0], CEILINGS.get(torch.cuda.get_device_name()))
+
+
+def _measured(timer: Timer, group: str, name: str, case: Case) -> tuple[Row, bool]:
+    """(the times of a way, whether the GPU still answers), in the other process."""
+    (way,) = (way for way in WAYS if (way.group, way.name) == (group, name))
+    row = measure_way(way, case, timer, _machine(timer))
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:  # after an illegal address nothing in this process works any more
+        return row, False
+    return row, True
+
+
+def _tuned(timer: Timer, seconds: float) -> dict[str, Any]:
+    """The launches as plain numbers, in the other process."""
+    from jrt.kernels.taylor.tune import tune
+
+    try:
+        found = tune(seconds=seconds)
+    except Exception as error:  # the cells are still to be measured
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {name: asdict(launch) | {"ms": milliseconds} for name, (launch, milliseconds) in found.items()}
 
 
 def on_cpu(rounds: int) -> tuple[Measure, Expected]:

@@ -1,13 +1,15 @@
 """Finds the fastest launch of every pass on the GPU that is there and writes it into `tuned.json`.
 
-Called on request only (`jrt bench kernels --tune`): it compiles some thirty kernels, a few minutes in all. A candidate
-counts when its results agree with those of the default launch; one that does not fit on the device is passed over.
+Called on request only (`jrt bench kernels --tune`): it compiles some ninety kernels, several minutes in all, so it can
+be given a time; what was found by then is kept. A candidate counts when its results agree with those of the default
+launch; one that does not fit on the device is passed over.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,6 +25,9 @@ from jrt.kernels.taylor.tuning import Arithmetic, Launch, Pass
 
 TOLERANCE = 2e-2
 """Largest relative difference (L2) to the default launch: two roundings to bfloat16 in another order."""
+
+_ORDER: tuple[Pass, ...] = ("forward", "backward", "state")
+"""Most wanted first, for when the time is short."""
 
 Timer = Callable[[Callable[[], Any]], float]
 Run = Callable[[Launch], tuple[Tensor, ...]]
@@ -64,6 +69,7 @@ def tune(
     device: str = "cuda",
     timer: Timer | None = None,
     table: Path = tuning.TABLE,
+    seconds: float = float("inf"),
 ) -> dict[str, tuple[Launch, float]]:
     """Times the candidates and keeps the best of each shape class in this device's row of `table`.
 
@@ -75,10 +81,11 @@ def tune(
         dtype: type of queries, keys and values.
         device: a CUDA device.
         timer: milliseconds of a call; None is Triton's median over repetitions.
-        table: the JSON to write; it is replaced whole or not at all.
+        table: the JSON to write, after every shape class; it is replaced whole or not at all.
+        seconds: after which no further candidate and no further shape class is begun.
 
     Returns:
-        Shape class -> (launch, milliseconds at `batch`, `heads`, `length`).
+        Shape class -> (launch, milliseconds at `batch`, `heads`, `length`), the forward pass first.
 
     Raises:
         RuntimeError: the default launch itself does not run on this device.
@@ -89,20 +96,24 @@ def tune(
         def timer(call: Callable[[], Any]) -> float:
             return float(do_bench(call, return_mode="median"))
 
+    stop = time.monotonic() + seconds
     best: dict[str, tuple[Launch, float]] = {}
     arithmetic = tuning.arithmetic(dtype)
     for width in widths:
         many, few = (_runs(rows, heads, length, width, dtype, device) for rows in (batch, 1))
-        for pass_ in tuning.PASSES:
-            launch, time = _fastest(many[pass_], candidates(arithmetic, width), timer)
+        for pass_ in _ORDER:
+            if time.monotonic() >= stop:
+                return best
+            launch, taken = _fastest(many[pass_], candidates(arithmetic, width), timer, stop)
             fills = [launch, *(replace(launch, fill=fill) for fill in (1, 2, 4, 8) if fill != launch.fill)]
-            best[tuning.shape_class(pass_, arithmetic, width)] = (_fastest(few[pass_], fills, timer)[0], time)
-    write(table, _name(device), {key: launch for key, (launch, _) in best.items()})
+            key = tuning.shape_class(pass_, arithmetic, width)
+            best[key] = (_fastest(few[pass_], fills, timer, stop)[0], taken)
+            write(table, _name(device), {key: best[key][0]})
     return best
 
 
-def _fastest(run: Run, launches: Sequence[Launch], timer: Timer) -> tuple[Launch, float]:
-    """(launch, milliseconds); the first must run and says what is right."""
+def _fastest(run: Run, launches: Sequence[Launch], timer: Timer, stop: float = float("inf")) -> tuple[Launch, float]:
+    """(launch, milliseconds); the first must run and says what is right. After `stop` it is the only one."""
     try:
         right = run(launches[0])
     except Exception as error:  # what a device cannot hold is raised as this and that
@@ -110,14 +121,16 @@ def _fastest(run: Run, launches: Sequence[Launch], timer: Timer) -> tuple[Launch
 
     def timed() -> Iterator[tuple[float, int]]:
         for index, launch in enumerate(launches):
+            if index and time.monotonic() >= stop:
+                return
             try:
                 if _difference(run(launch), right) < TOLERANCE:
                     yield timer(partial(run, launch)), index
             except Exception:
                 continue  # a candidate that does not fit is no candidate
 
-    time, index = min(timed(), default=(float("nan"), 0))
-    return launches[index], time
+    taken, index = min(timed(), default=(float("nan"), 0))
+    return launches[index], taken
 
 
 def _difference(found: Sequence[Tensor], right: Sequence[Tensor]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,41 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from jrt.bench import kernels, kernels_infini, kernels_taylor, running
-from jrt.bench.cells import PHASES, Case, Cell, Phase, by_priority, ends
+sys.path.insert(0, str(Path(__file__).parent))
+from kernel_cases import CPU, LARGE, FakeTimer, case, measured, way_named
+
+from jrt.bench import kernels, kernels_infini, kernels_taylor
+from jrt.bench.cells import PHASES, Case, Cell, Phase, ends
 from jrt.bench.clocks import CudaTimer, timed
-from jrt.bench.kernels_registry import GROUPS, WAYS
-from jrt.bench.measuring import Machine, measure_on_cpu, measure_on_gpu, prepare, seconds_expected
+from jrt.bench.kernels_registry import WAYS
+from jrt.bench.measuring import measure_on_cpu, prepare, seconds_expected
 from jrt.bench.roofline import H200
 from jrt.errors import InvalidOptionError
-
-CPU = torch.device("cpu")
-LARGE = Machine(memory=1e12, ceilings=H200)
-
-
-def case(phase: Phase = "prefill", length: int = 40, dtype: torch.dtype = torch.float32) -> Case:
-    return Case(phase, 2, 2, length, CPU, dtype)
-
-
-def way_named(name: str) -> Any:
-    return next(way for way in WAYS if way.name == name)
-
-
-class FakeTimer:
-    """Runs what it is given and claims that it took a millisecond for every character of the call's name."""
-
-    def __init__(self, seconds: float = 0.01) -> None:
-        self.each, self.rounds, self.graphs = seconds, list[int](), 0
-
-    def seconds(self, call: Callable[[], Any], rounds: int) -> list[float]:
-        self.rounds.append(rounds)
-        for _ in range(min(rounds, 2)):
-            call()
-        return [self.each] * rounds
-
-    def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        self.graphs += 1
-        return call
 
 
 @pytest.mark.parametrize(
@@ -99,7 +73,7 @@ def test_one_wrong_position_is_found_and_not_timed(name: str, phase: Phase) -> N
     way, timer = replace(way_named(name), ours=True), FakeTimer()
     wrong = replace(_broken(way, last_position), name="wrong", ours=False)
     cell = Cell(way.group, case(phase, 1100))
-    right_row, wrong_row = measure_on_gpu(cell, [way, wrong], timer, LARGE)
+    right_row, wrong_row = measured(cell, [way, wrong], timer)
     assert right_row["ms"] == 10 and right_row["ratio"] == 1 and right_row["note"] == ""
     assert wrong_row["note"].startswith("WRONG") and wrong_row["ms"] is None and wrong_row["error"] > 1e-5
     found = {row["way"]: row for row in measure_on_cpu(cell, [way, wrong], rounds=1)}
@@ -109,6 +83,8 @@ def test_one_wrong_position_is_found_and_not_timed(name: str, phase: Phase) -> N
 def test_not_a_number_is_wrong() -> None:
     way = _broken(way_named("taylor"), lambda output: output * float("nan"))
     assert not prepare(way, case())[1].right
+    (row,) = measured(Cell("taylor", case()), [way], FakeTimer())
+    assert row["note"] == "WRONG (output is not finite), not timed" and row["error"] is None  # JSON knows no NaN
 
 
 def test_sixteen_bits_may_be_off_twice_as_far_as_plain_torch() -> None:
@@ -123,7 +99,7 @@ def test_times_ratios_and_floors(phase: Phase) -> None:
     """A fake timer in place of the GPU's; everything else is what runs there."""
     timer, at = FakeTimer(seconds=0.02), case(phase)
     ours, other = way_named("taylor"), way_named("causal SDPA")
-    rows = measure_on_gpu(Cell("taylor", at), [other, ours], timer, LARGE)
+    rows = measured(Cell("taylor", at), [other, ours], timer)
     assert [row["way"] for row in rows] == ["causal SDPA", "taylor"]
     for row, way in zip(rows, (other, ours), strict=True):
         floor = 1e3 * way.operation.work(at).floor(H200)
@@ -131,7 +107,7 @@ def test_times_ratios_and_floors(phase: Phase) -> None:
         assert row["floor ms"] == floor and row["of floor"] == floor / 20
         assert row["graph ms"] == (20 if phase == "decode" else None)
     assert timer.graphs == (2 if phase == "decode" else 0)
-    assert measure_on_gpu(Cell("taylor", at), [ours], timer, replace(LARGE, ceilings=None))[0]["floor ms"] is None
+    assert measured(Cell("taylor", at), [ours], timer, replace(LARGE, ceilings=None))[0]["floor ms"] is None
 
 
 def test_what_cannot_be_measured_says_why() -> None:
@@ -150,7 +126,7 @@ def test_what_cannot_be_measured_says_why() -> None:
         replace(ours, name="large", temporary=lambda at: 1e12),
         replace(ours, name="slow", cost=lambda at: kernels_taylor.Work(790e12, 0)),
     ]
-    notes = {row["way"]: row["note"] for row in measure_on_gpu(Cell("taylor", case()), ways, FakeTimer(), LARGE)}
+    notes = {row["way"]: row["note"] for row in measured(Cell("taylor", case()), ways, FakeTimer())}
     assert notes == {
         "explodes": "RuntimeError: no kernel image is available",
         "exhausts": "does not fit",
@@ -170,49 +146,12 @@ def test_as_many_rounds_as_fit(once: float, rounds: list[int]) -> None:
     assert timer.rounds == rounds
 
 
-def test_the_published_benchmark_comes_first() -> None:
-    cells = running.plan(GROUPS, PHASES, [1, 2, 16, 64], [1024, 32768, 262144], case())
-    assert cells[0] == Cell("taylor", replace(case(), batch=16, length=32768))
-    assert {(cell.group, cell.case.phase) for cell in cells[:9]} >= {("taylor", phase) for phase in PHASES}
-    assert {cell.group for cell in cells[:20]} == set(GROUPS)
-    assert ("scan", "decode") not in {(cell.group, cell.case.phase) for cell in cells}
-    assert len(cells) == len(set(cells)) == 12 * (3 + 3 + 2 + 2)
-    assert by_priority(cells[::-1], GROUPS) == cells
-
-
-def test_the_clock_is_obeyed_and_the_table_is_in_order() -> None:
-    cells = [Cell("window", case(length=8)), Cell("taylor", case("decode", 4)), Cell("taylor", case(length=2))]
-    seconds = {8: 5.0, 4: 50.0, 2: 3.0}
-    now = [0.0]
-
-    def measure(cell: Cell) -> list[dict[str, Any]]:
-        now[0] += seconds[cell.case.length]
-        return [{"length": cell.case.length}]
-
-    rows, left_out = running.within(cells, measure, lambda cell: seconds[cell.case.length], 10.0, lambda: now[0])
-    assert [row["length"] for row in rows] == [2, 8]
-    assert left_out == ["taylor decode batch 2 positions 4"]
-
-
-def test_the_machine_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a run on a GPU does, but for the events."""
-    monkeypatch.setattr(running, "CudaTimer", FakeTimer)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (100e9, 140e9))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    measure, expected = running.on_gpu()
-    cells = [Cell(group, case(length=30)) for group in GROUPS]
-    rows, left_out = running.within(cells, measure, expected, time.monotonic() + 600)
-    assert not left_out and {row["group"] for row in rows} == set(GROUPS)
-    assert all(row["ms"] == 10 and row["floor ms"] > 0 for row in rows if row["note"] == "")
-    assert len({tuple(row) for row in rows}) == 1
-
-
 def test_based_kernels_of_fla_are_given_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the package: sequence first, contiguous, normalised."""
+    """A stand-in for the package: sequence first, and dense once it has put heads first."""
     seen: list[tuple[int, ...]] = []
 
     def based(q: Tensor, k: Tensor, v: Tensor, use_norm: bool = False) -> Tensor:
-        assert use_norm and q.is_contiguous() and k.is_contiguous() and v.is_contiguous()
+        assert use_norm and all(tensor.transpose(1, 2).is_contiguous() for tensor in (q, k, v))  # not copied
         seen.append(tuple(q.shape))
         s = torch.einsum("bihd,bjhd->bhij", q, k) / 4
         weights = (1 + s + s * s / 2).tril()
@@ -262,13 +201,26 @@ def test_what_cannot_be_asked(options: dict[str, Any], message: str, monkeypatch
         kernels.run(**({"lengths": "8"} | options))
 
 
-def test_tuning_is_asked_of_the_kernels_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jrt.kernels.taylor import tune
-    from jrt.kernels.taylor.tuning import Launch
+def test_what_cannot_be_captured_keeps_its_time() -> None:
+    class Uncaptured(FakeTimer):
+        def captured(self, call: Callable[[], Any]) -> Callable[[], Any]:
+            raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(tune, "tune", lambda: {"forward/bf16/64": (Launch(num_warps=8), 1.5)})
-    found = kernels._tune(torch.device("cuda"))
-    assert found["forward/bf16/64"]["ms"] == 1.5 and found["forward/bf16/64"]["num_warps"] == 8
+    (row,) = measured(Cell("taylor", case("decode")), [way_named("taylor")], Uncaptured())
+    assert row["ms"] == 10 and row["graph ms"] is None and row["note"].startswith("no graph: RuntimeError")
+
+
+def test_an_end_that_is_wrong_is_not_hidden_by_the_beginning() -> None:
+    """At 32768 positions an output is a hundred times smaller than at the first."""
+
+    def wrong(output: Tensor) -> Tensor:
+        output = output.clone()
+        output[..., -64:, :] *= 1.05
+        return output
+
+    way, at = way_named("taylor"), Case("prefill", 1, 1, 32768, CPU, torch.bfloat16)
+    assert prepare(way, at)[1].right
+    assert not prepare(_broken(way, wrong), at)[1].right
 
 
 def test_positions_that_are_compared() -> None:
