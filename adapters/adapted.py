@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jrt.errors import InvalidOptionError, StateMismatchError
+from jrt.adapters.tied import NamesWeightsOnce
+from jrt.errors import InvalidOptionError, StateMismatchError, UnsupportedModelError
 from jrt.methods import Method
 from jrt.state import Capabilities, State, probe
 from jrt.state import generate as generate_from
+from jrt.state.generation import mask_of
+from jrt.state.probe import refuse_encoders
+from jrt.state.running import device_of
 
 BASE = "base."
 """What the names of the base model's weights begin with."""
@@ -23,7 +27,7 @@ BASE = "base."
 PASSING_BY = ("get_base_model", "save_pretrained", "push_to_hub", "prepare_inputs_for_generation")
 
 
-class AdaptedModel(nn.Module):
+class AdaptedModel(NamesWeightsOnce):
     """A model as a method reads it. Subclasses write `forward`, which takes the full mask and no positions.
 
     Args:
@@ -32,6 +36,10 @@ class AdaptedModel(nn.Module):
     """
 
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False
+    """Whether `forward` takes `num_items_in_batch`; Trainer asks, and the base's answer is about the base."""
+    writes_text = True
+    """Whether it can generate; encoders cannot."""
     reads_own_state = True
     """The probe's tokens are fewer than a segment, so it cannot see that the memory is read; tests of ours show it."""
 
@@ -50,14 +58,18 @@ class AdaptedModel(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             found = None if name in PASSING_BY else getattr(super().__getattr__("base"), name)
-            if name in PASSING_BY or isinstance(found, (Tensor, nn.Module)):
+            if name in PASSING_BY:
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name}, and its base's would pass the method by. Save with "
+                    "Reader.save_pretrained; put PEFT around the base model and the method around that."
+                ) from None
+            if isinstance(found, (Tensor, nn.Module)):
                 raise
             return found
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.base.device
-        return device
+        return device_of(self.base)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,16 +92,32 @@ class AdaptedModel(nn.Module):
             self._capabilities = probe(self)
         return self._capabilities
 
-    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **generation: Any) -> Any:
+    def follow_mode(self) -> None:
+        """Puts what the method adds into the mode of the base, which stays as it is."""
+        self.training = self.base.training
+        for module in self.children():
+            if module is not self.base:
+                module.train(self.training)
+
+    def generate(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **generation: Any) -> Any:
         """transformers' `generate` (greedy, sampling, beams, streaming) on an empty state.
 
         Args:
             input_ids: prompts, (B, T), padded on the left.
-            attention_mask: 1 for tokens, 0 for padding, (B, T).
+            attention_mask: 1 for tokens, 0 for padding, (B, T); None means that pad tokens are padding.
             **generation: what transformers' `generate` takes.
+
+        Raises:
+            EmptyInputError: there is no prompt.
+            InvalidOptionError: padding on the right, or an option that cannot work here.
+            UnsupportedModelError: it is an encoder.
         """
+        refuse_encoders(self)
+        if input_ids is None:
+            raise InvalidOptionError("generate got no input_ids.", "Pass prompts as token ids, input_ids=...")
+        mask = mask_of(self, input_ids, generation) if attention_mask is None else attention_mask
         state = State.empty(len(input_ids), input_ids.device)
-        return generate_from(self, state, input_ids, attention_mask, capabilities=self.capabilities, **generation)
+        return generate_from(self, state, input_ids, mask, capabilities=self.capabilities, **generation)
 
     def learned(self) -> dict[str, Tensor]:
         """What the method learns: every weight that is not the base model's, by name."""
@@ -121,6 +149,19 @@ class AdaptedModel(nn.Module):
             {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
             {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
         ]
+
+
+def refuse_compiled(model: Any) -> None:
+    """Says what to compile instead.
+
+    Raises:
+        UnsupportedModelError: the model is compiled, and what a method puts into it would not be seen.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise UnsupportedModelError(
+            f"{type(model._orig_mod).__name__} is compiled already, so a method cannot change how it reads.",
+            "Compile what jrt.wrap returns: torch.compile(jrt.wrap(model, ...)).",
+        )
 
 
 def first_kept(width: int, logits_to_keep: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jrt.adapters.precision import Float32Linear
+
 EPSILON = 1e-5
 """Added to denominators; what was never written is read as zero."""
 
@@ -68,10 +70,10 @@ class LayerMemory(nn.Module):
         super().__init__()
         options: dict[str, Any] = {"bias": False, "device": device}
         self.order = order
-        self.query = nn.Linear(width, key_width, **options)
-        self.key = nn.Linear(width, key_width, **options)
-        self.value = nn.Linear(width, width, **options)
-        self.strength = nn.Linear(width, 1, device=device)
+        self.query = Float32Linear(width, key_width, **options)
+        self.key = Float32Linear(width, key_width, **options)
+        self.value = Float32Linear(width, width, **options)
+        self.strength = Float32Linear(width, 1, device=device)
         nn.init.zeros_(self.value.weight)
 
     def read(self, state: Tensor, hidden: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class InfiniModel(AdaptedModel):
         self.write_penalty = method.write_penalty
         self.checkpointing = method.gradient_checkpointing
         layers = [str(layer) for layer, kind in enumerate(self.settings.kinds) if kind == "memory"]
-        config, device = base.config, base.device
+        config, device = base.config, self.device
         heads, pairs = config.num_attention_heads, key_value_heads(base)
         self.gates = nn.ParameterDict(
             {layer: nn.Parameter(torch.full((heads,), method.gate_init, device=device)) for layer in layers}
@@ -60,7 +60,7 @@ class InfiniModel(AdaptedModel):
         self.write_gates = nn.ModuleDict(
             {layer: WriteGate(pairs, width).to(device) for layer in layers} if method.write_gate else {}
         )
-        self.train(base.training)
+        self.follow_mode()
 
     def forward(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from jrt.adapters.adapted import refuse_compiled
 from jrt.adapters.infini_attention import Kind, Settings
 from jrt.adapters.infini_families import family_of, rotary_module, sliding_windows, takes_layer_type
 from jrt.errors import InvalidOptionError, UnsupportedModelError
@@ -47,6 +48,7 @@ def settings_of(base: Any, method: InfiniAttention) -> Settings:
 
 def _refuse_other_heads(base: Any) -> None:
     """A head over whole rows would answer from every window apart; without a head there is nothing to learn from."""
+    refuse_compiled(base)
     if "logits_to_keep" not in forward_parameters(base):
         name = type(base.get_base_model() if hasattr(base, "get_base_model") else base).__name__
         raise UnsupportedModelError(

@@ -26,7 +26,7 @@ class SegmentMethod(Method):
     alignment: Alignment | None = None
     bptt_segments: int | None = Field(default=None, ge=0, strict=True)
     gradient_checkpointing: bool = False
-    initial_std: float | None = Field(default=None, ge=0.0)
+    initial_std: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     cls_token_id: int | None = Field(default=None, ge=0, strict=True)
     sep_token_id: int | None = Field(default=None, ge=0, strict=True)
 
@@ -101,7 +101,7 @@ class RMT(SegmentMethod):
     kind = "rmt"
 
     update: Literal["replace", "gated"] = "replace"
-    write_penalty: float = Field(default=0.0, ge=0.0)
+    write_penalty: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
 
     def __init__(self, num_memory_tokens: int = 10, segment_length: int | None = None, **options: Any) -> None:
         super().__init__(num_memory_tokens, segment_length, **options)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from jrt.adapters.adapted import refuse_compiled
 from jrt.errors import UnsupportedModelError
+from jrt.state.running import device_of, evaluating
 
 FIELDS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 """What a model may answer with; these are the fields of an `RMTOutput`."""
@@ -91,18 +93,13 @@ def inspect_model(model: Any) -> ModelFacts:
         UnsupportedModelError: the model has no place for a memory.
     """
     _refuse_other_kinds(model)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return _inspect(model)
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluating(model):
+        return _inspect(model)
 
 
 def _inspect(model: Any) -> ModelFacts:
     embedding = model.get_input_embeddings()
-    known = embedding(torch.arange(min(embedding.num_embeddings, 1024), device=model.device))
+    known = embedding(torch.arange(min(embedding.num_embeddings, 1024), device=device_of(model)))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 6, known.shape[-1], generator=generator).to(known) * known.std()
     output, hidden = _run(model, noise)
@@ -178,6 +175,7 @@ def _max_positions(model: Any) -> int | None:
 
 
 def _refuse_other_kinds(model: Any) -> None:
+    refuse_compiled(model)
     name = type(unwrapped(model)).__name__
     if getattr(unwrapped(model).config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
@@ -217,7 +215,7 @@ def refuse_other_decoders(model: Any, facts: ModelFacts) -> None:
             "times.",
             "Use a decoder with explicit positions (OPT, GPT-2, Llama, GPT-NeoX, Qwen, Gemma, ...).",
         )
-    embeddings = torch.zeros(1, 2, facts.embedding_width, dtype=model.dtype, device=model.device)
+    embeddings = torch.zeros(1, 2, facts.embedding_width, dtype=model.dtype, device=device_of(model))
     with torch.no_grad():
         cache = getattr(model(inputs_embeds=embeddings, use_cache=True), "past_key_values", None)
     kinds = {type(layer).__name__ for layer in getattr(cache, "layers", [])}

@@ -55,6 +55,13 @@ class RMTDecoder(RMTModel):
                 "decoder reads on from where it stopped.",
                 "Leave alignment out.",
             )
+        for name in ("cls_token_id", "sep_token_id"):
+            if getattr(method, name) is not None:
+                raise InvalidOptionError(
+                    f"{type(method).__name__}({name}=...) puts a special token into every segment of an encoder, and "
+                    f"{type(base).__name__} is a decoder, which reads its text as it is.",
+                    f"Leave {name} out.",
+                )
         self.mask_style = mask_style(base)
         self._selects_logits = "logits_to_keep" in forward_parameters(base)
 
@@ -112,13 +119,12 @@ class RMTDecoder(RMTModel):
             cache.advance((block.place + block.count) % self.segment_length, block.writes, new)
             goes_on = True
         mean_write = writes.mean if self.method.gated else None
-        return RMTOutput(
+        output = RMTOutput(
             loss=None if labels is None else self.penalized(total / max(count, 1), mean_write),
             logits=None if silent else layout.fields["logits"],
-            memory=cache.memory,
-            mean_write=mean_write,
             past_key_values=cache if keeps else None,
         )
+        return self.with_memory(output, cache.memory, mean_write)
 
     def _text(self, ids: Tensor, mask: Tensor | None, labels: Tensor | None, first: int) -> Text:
         """The new tokens of every row without their padding; logits are wanted from column `first` on."""

@@ -42,7 +42,10 @@ class _Step:
 class RMTEncoder(RMTModel):
     """An encoder that reads any length; see `jrt.RMT`."""
 
+    writes_text = False
+
     def __init__(self, base: Any, method: SegmentMethod, facts: ModelFacts) -> None:
+        refuse_unknown_tokens(base, method)
         separators = 0 if method.sep_token_id is None else 1 + bool(method.num_memory_tokens)
         super().__init__(base, method, facts, method.num_memory_tokens + (method.cls_token_id is not None) + separators)
 
@@ -78,10 +81,12 @@ class RMTEncoder(RMTModel):
             InvalidOptionError: labels of the wrong shape, or of a head that the model does not have.
             StateMismatchError: a memory of the wrong shape.
         """
+        layout = InputLayout(input_ids.shape, logits_to_keep)
         targets = check_labels(self, input_ids, labels, start_positions, end_positions)
+        if targets.over_tokens:
+            layout = InputLayout(input_ids.shape, 0)
         text = self._text(input_ids, attention_mask, token_type_ids)
         segments = cut(text.lengths, self.segment_length, self.method.alignment or "right")
-        layout = InputLayout(input_ids.shape, 0 if targets.over_tokens else logits_to_keep)
         state = self.first_memory(memory, len(input_ids))
         fields: dict[str, Tensor] = {}
         writes = Writes()
@@ -198,7 +203,23 @@ class RMTEncoder(RMTModel):
         elif targets.spans is not None:
             loss = span_loss(answers["start_logits"], answers["end_logits"], targets.spans)
         mean_write = writes.mean if self.method.gated else None
-        return RMTOutput(loss=self.penalized(loss, mean_write), memory=memory, mean_write=mean_write, **answers)
+        return self.with_memory(RMTOutput(loss=self.penalized(loss, mean_write), **answers), memory, mean_write)
+
+
+def refuse_unknown_tokens(base: Any, method: SegmentMethod) -> None:
+    """Says which special token the model does not have.
+
+    Raises:
+        InvalidOptionError: its id is past the model's vocabulary.
+    """
+    vocabulary = base.get_input_embeddings().num_embeddings
+    for name in ("cls_token_id", "sep_token_id"):
+        token = getattr(method, name)
+        if token is not None and token >= vocabulary:
+            raise InvalidOptionError(
+                f"{type(method).__name__}({name}={token}): {type(base).__name__} has the tokens 0 to {vocabulary - 1}.",
+                f"Write {type(method).__name__}.for_tokenizer(tokenizer, ...) with the model's own tokenizer.",
+            )
 
 
 def _detached(state: Tensor, segments: Segments, number: int, given: bool) -> Tensor:

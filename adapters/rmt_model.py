@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from jrt.adapters.adapted import AdaptedModel
+from jrt.adapters.precision import Float32LayerNorm, Float32Linear
 from jrt.adapters.rmt import RMT, SegmentMethod
 from jrt.adapters.rmt_body import ModelFacts, body_of, with_hidden
 from jrt.errors import InvalidOptionError, StateMismatchError
@@ -26,6 +27,9 @@ STRETCH, BELOW = 1.2, 0.1
 @dataclass
 class RMTOutput(ModelOutput):
     """What the base model answers, put together from segments, and the memory.
+
+    Outside of training `memory` and `mean_write` are attributes and no entries: Trainer collects the entries of all
+    outputs of an evaluation as its predictions, and the memories of a whole data set are no part of them.
 
     Attributes:
         loss: as the base model defines it; in training with the write penalty added.
@@ -70,17 +74,17 @@ class RMTModel(AdaptedModel):
         self.segment_length = _segment_length(base, method, facts, num_other_tokens)
         self.write_penalty = method.write_penalty if isinstance(method, RMT) else 0.0
         self.checkpointing = method.gradient_checkpointing
-        device, width = base.get_input_embeddings().weight.device, facts.hidden_width
+        device, width = self.device, facts.hidden_width
         std = facts.embedding_std * facts.embedding_scale if method.initial_std is None else method.initial_std
         self.initial_memory = nn.Parameter(torch.randn(method.num_memory_tokens, width, device=device) * std)
         if facts.embedding_width != width:
-            self.projection = nn.Linear(width, facts.embedding_width, bias=False, device=device)
+            self.projection = Float32Linear(width, facts.embedding_width, bias=False, device=device)
             nn.init.normal_(self.projection.weight, std=width**-0.5)
         if method.gated:
-            self.write_norm = nn.LayerNorm(width, device=device)
-            self.write_gate = nn.Linear(width, 1, device=device)
+            self.write_norm = Float32LayerNorm(width, device=device)
+            self.write_gate = Float32Linear(width, 1, device=device)
             nn.init.constant_(self.write_gate.bias, 1.0)
-        self.train(base.training)
+        self.follow_mode()
 
     def first_memory(self, memory: Tensor | None, rows: int) -> Tensor:
         """The memory that the first segment of a call reads, fp32, (B, m, D): the given one, or the initial one.
@@ -127,8 +131,8 @@ class RMTModel(AdaptedModel):
             What the model answers, or None; the new memory; the gates, (b, m, 1).
         """
         output, hidden = with_hidden(self.base, **inputs) if head else (None, body_of(self.base)(**inputs)[0])
-        row = torch.arange(len(memory), device=memory.device)[:, None]
-        return output, *self.written(memory, hidden[row, columns])
+        row = torch.arange(len(memory), device=hidden.device)[:, None]
+        return output, *self.written(memory, hidden[row, columns.to(hidden.device)].to(memory.device))
 
     def written(self, old: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """The new memory, (B, m, D), and the gates, (B, m, 1), all ones where the memory is replaced."""
@@ -137,6 +141,14 @@ class RMTModel(AdaptedModel):
             return output, torch.ones_like(output[..., :1])
         gate = (STRETCH * torch.sigmoid(self.write_gate(self.write_norm(output))) - BELOW).clamp(0.0, 1.0)
         return old + gate * (output - old), gate
+
+    def with_memory(self, output: RMTOutput, memory: Tensor, mean_write: Tensor | None) -> RMTOutput:
+        """`output` with the memory beside it; in training as entries, which wrappers of `forward` hand on."""
+        if self.training:
+            output.memory, output.mean_write = memory, mean_write
+        else:
+            vars(output).update(memory=memory, mean_write=mean_write)
+        return output
 
     def penalized(self, loss: Tensor | None, mean_write: Tensor | None) -> Tensor | None:
         """The loss with the write penalty, which counts in training only."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from jrt.errors import InvalidOptionError
+from jrt.adapters.adapted import first_kept
+from jrt.errors import EmptyInputError, InvalidOptionError
 
 if TYPE_CHECKING:
     from jrt.adapters.rmt_model import RMTModel
@@ -29,11 +30,19 @@ class InputLayout:
     Args:
         shape: of the input, (B, T).
         keep: how many of the last columns are kept; 0 means all.
+
+    Raises:
+        InvalidOptionError: the input is no batch of rows, or a negative number is to be kept.
+        EmptyInputError: it has no row.
     """
 
     def __init__(self, shape: torch.Size, keep: int) -> None:
+        if len(shape) != 2:
+            raise InvalidOptionError(f"input_ids have the shape {tuple(shape)}.", "Pass rows of token ids, (B, T).")
         self.rows, self.width = shape
-        self.first = max(0, self.width - keep) if keep else 0
+        if self.rows == 0:
+            raise EmptyInputError("There is no row in the input.", "Pass input_ids with at least one row.")
+        self.first = first_kept(self.width, keep)
         self.fields: dict[str, Tensor] = {}
 
     def wants(self, columns: Tensor, inside: Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jrt.adapters.rmt_body import unwrapped
 from jrt.errors import UnsupportedModelError
+from jrt.state.running import device_of
 
 MaskStyle = Literal["columns", "one", "by_layer_type"]
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
@@ -29,7 +30,7 @@ def mask_style(model: Any) -> MaskStyle:
     types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
     if window is None or (types and "sliding_attention" not in types):
         return "columns"
-    width, device = model.get_input_embeddings().embedding_dim, model.device
+    width, device = model.get_input_embeddings().embedding_dim, device_of(model)
     inputs = torch.zeros(1, 2, width, dtype=model.dtype, device=device)
     seen, positions = torch.ones(1, 2, dtype=torch.bool, device=device), torch.arange(2, device=device)[None]
     styles: tuple[MaskStyle, ...] = ("by_layer_type", "one")

@@ -45,6 +45,7 @@ from jrt.evals.run_folder import write
 from jrt.identity import model_identity
 from jrt.methods import parse_method, split_methods
 from jrt.prompts import JRTPrompt
+from jrt.state.running import evaluating
 from jrt.state.state import forward_parameters, longest_prefix
 from jrt.tokens import encode
 
@@ -96,14 +97,9 @@ def token_losses(reader: jrt.Reader, ids: Tensor, protocol: Protocol) -> Tensor:
         raise EmptyInputError("A text of fewer than two tokens has nothing to predict.", "Give a longer text.")
     _check(reader, ids.shape[1] - 1, protocol)
     model, ids = reader.model, ids.to(reader.device)
-    was_training = model.training
-    model.eval()
-    try:
-        with reader.installed():
-            parts = _streamed(reader, ids, protocol) if protocol.way == "state" else _windows(model, ids, protocol)
-            return torch.cat([_costs(logits, targets) for logits, targets in parts])
-    finally:
-        model.train(was_training)
+    with evaluating(model), reader.installed():
+        parts = _streamed(reader, ids, protocol) if protocol.way == "state" else _windows(model, ids, protocol)
+        return torch.cat([_costs(logits, targets) for logits, targets in parts])
 
 
 def _streamed(reader: jrt.Reader, ids: Tensor, protocol: Protocol) -> Iterator[tuple[Tensor, Tensor]]:

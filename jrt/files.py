@@ -6,7 +6,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -48,12 +48,19 @@ def sha256(path: Path) -> str:
 def only_writer(folder: Path) -> Iterator[None]:
     """Holds a folder against a second writer; the operating system lets go when the process ends, however it ends.
 
+    The lock file is gone afterwards. It is deleted while it is held, and a lock on a deleted file is none for FileLock,
+    so nobody holds an old file beside a new one.
+
     Raises:
         InvalidOptionError: another process writes there now.
     """
     try:
         with FileLock(folder / ".lock", timeout=0):
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows deletes it only when it is let go
+                    (folder / ".lock").unlink()
     except Timeout:
         raise InvalidOptionError(
             f"Another process is writing to {folder}.", "Wait for it to end, or write to another folder."

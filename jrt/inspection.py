@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from jrt.adapters.rmt import RMT
 from jrt.adapters.rmt_model import BELOW, STRETCH, RMTModel
 from jrt.errors import EmptyInputError, InvalidOptionError, UnsupportedModelError
+from jrt.state.running import evaluating
 
 Heads = list[list[float]]
 """One number a layer and head."""
@@ -99,22 +100,17 @@ def inspect_memory(
     model, tokenizer = getattr(model, "model", model), tokenizer or getattr(model, "tokenizer", None)
     _check(model, input_ids, marked)
     marks = torch.zeros_like(input_ids, dtype=torch.bool) if marked is None else marked.bool()
-    training = model.training
-    model.eval()
     segments: list[SegmentMemory] = []
     memory, origin, output = model.first_memory(None, 1), None, None
-    try:
-        with _visible_attention(model) as caught:
-            for ids, mark in zip(_cut(model, input_ids), _cut(model, marks), strict=True):
-                caught.clear()
-                before = memory
-                output = model(ids[None].to(model.device), memory=before)
-                memory = output.memory
-                if bool(mark.any()) or origin is None:
-                    origin = memory
-                segments.append(_segment(model, ids, mark, tokenizer, caught, before[0], memory[0], origin[0]))
-    finally:
-        model.train(training)
+    with evaluating(model), _visible_attention(model) as caught:
+        for ids, mark in zip(_cut(model, input_ids), _cut(model, marks), strict=True):
+            caught.clear()
+            before = memory
+            output = model(ids[None].to(model.device), memory=before)
+            memory = output.memory
+            if bool(mark.any()) or origin is None:
+                origin = memory
+            segments.append(_segment(model, ids, mark, tokenizer, caught, before[0], memory[0], origin[0]))
     return MemoryInspection(
         model=model.name_or_path or type(model.base).__name__,
         method=str(model.method),

@@ -21,7 +21,13 @@ from safetensors.torch import load_file, save_file
 
 import jrt
 from jrt.adapters import AdaptedModel
-from jrt.errors import DataFormatError, HubUnavailableError, InputNotFoundError, InvalidOptionError
+from jrt.errors import (
+    DataFormatError,
+    HubUnavailableError,
+    InputNotFoundError,
+    InvalidOptionError,
+    StateMismatchError,
+)
 from jrt.files import only_writer, write_atomic, write_text
 from jrt.methods import Method
 
@@ -42,6 +48,7 @@ class SavedReader(BaseModel):
         revision: the revision of that model.
         model_class: the class of transformers that the model is.
         has_tokenizer: whether the folder holds a tokenizer, where it holds the model.
+        has_adapter: whether the model carries an adapter of PEFT; a name alone does not bring that back.
         chat: whether questions go through the chat template.
         jrt_version: who wrote it.
     """
@@ -54,6 +61,7 @@ class SavedReader(BaseModel):
     revision: str | None
     model_class: str
     has_tokenizer: bool
+    has_adapter: bool = False
     chat: bool
     jrt_version: str
 
@@ -64,7 +72,8 @@ def save_pretrained(reader: ReaderModule, folder: str | PathLike[str], *, includ
     if folder.exists() and not folder.is_dir():
         raise InvalidOptionError(f"{folder} is a file.", "Pass a folder.")
     inner = reader.base_model
-    plain = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    has_adapter = hasattr(inner, "get_base_model")
+    plain = inner.get_base_model() if has_adapter else inner
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         if include_model:
@@ -81,6 +90,7 @@ def save_pretrained(reader: ReaderModule, folder: str | PathLike[str], *, includ
             revision=None if include_model else reader.revision,
             model_class=type(plain).__name__,
             has_tokenizer=reader.tokenizer is not None,
+            has_adapter=has_adapter,
             chat=reader.chat,
             jrt_version=jrt.__version__,
         )
@@ -97,7 +107,7 @@ def push_to_hub(reader: ReaderModule, repo_id: str, *, include_model: bool = Fal
         save_pretrained(reader, folder, include_model=include_model)
         try:
             repo = api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo.repo_id, folder_path=folder, ignore_patterns=[".lock"])
+            api.upload_folder(repo_id=repo.repo_id, folder_path=folder)
         except OSError as error:  # every error of the Hub's client and of the network derives from it
             raise HubUnavailableError(
                 f"{repo_id} could not be uploaded: {str(error).splitlines()[0]}", "Check `hf auth login` and the name."
@@ -132,8 +142,18 @@ def from_saved(
     """A reader with the saved methods around `model`, and what they have learned.
 
     Given methods replace the saved ones of their kind; others go outside of them.
+
+    Raises:
+        StateMismatchError: the learned weights belong to other methods, or to a model with an adapter of PEFT.
     """
     from jrt.reader import Reader
+
+    if saved.has_adapter and saved.model is not None and not hasattr(model, "get_base_model"):
+        raise StateMismatchError(
+            f"The reader in {folder} was saved around a model with an adapter of PEFT, and this model has none.",
+            "Save it with include_model=True, or load the adapter and pass the model: "
+            "Reader.from_pretrained(folder, PeftModel.from_pretrained(model, ...)).",
+        )
 
     given = {method.kind: method for method in methods}
     kept = [Method.from_dict(method) for method in saved.methods]

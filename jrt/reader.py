@@ -16,6 +16,7 @@ from jrt.explanation import Explanation, explain
 from jrt.methods import Method
 from jrt.prompts import Plan, chat_plan
 from jrt.reader_module import ReaderModule
+from jrt.state.probe import refuse_encoders
 from jrt.tokens import encode, encode_plan, left_pad
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Reader(ReaderModule):
             batch_size: prompts in one batch; similar lengths go together, padded on the left.
             **generation: what `generate` takes.
         """
+        refuse_encoders(self.model)
         tokenizer = self.need_tokenizer()
         rows = [encode_plan(tokenizer, plan) for plan in plans]
         for plan, row in zip(plans, rows, strict=True):

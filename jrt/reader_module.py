@@ -6,8 +6,10 @@ a Reader does with text is in reader.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,22 +17,53 @@ import torch
 from torch import Tensor
 
 from jrt.adapters import AdaptedModel, exact
+from jrt.adapters.tied import NamesWeightsOnce
 from jrt.errors import ContextTooLongError, InvalidOptionError, MethodConflictError, TokenizerError
 from jrt.methods import Method
 from jrt.prompts import JRTPrompt
 from jrt.state import Capabilities, State, max_length, probe
 from jrt.state import generate as generate_from
+from jrt.state.generation import mask_of
+from jrt.state.probe import refuse_encoders
+from jrt.state.running import device_of
 from jrt.tokens import lengthen
 
 if TYPE_CHECKING:
     from os import PathLike
 
 
-class ReaderModule(torch.nn.Module):
+class _ModelsForward:
+    """`reader.forward`: the model's own, adapted, while the reader is installed.
+
+    Its signature is the model's too, for those who ask before they call: Trainer keeps the columns of a data set that
+    `forward` takes and drops all others.
+    """
+
+    def __get__(self, reader: ReaderModule | None, owner: Any = None) -> Callable[..., Any]:
+        if reader is None:
+            return self._of_any_reader
+        inner = reader.model.get_base_model() if hasattr(reader.model, "get_base_model") else reader.model
+
+        @wraps(inner.forward)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with reader.installed():
+                return reader.model(*args, **kwargs)
+
+        return forward
+
+    @staticmethod
+    def _of_any_reader(reader: ReaderModule, input_ids: Any = None, *, labels: Any = None, **inputs: Any) -> Any:
+        """The model's own forward, adapted; see its documentation."""
+        return reader.forward(input_ids, labels=labels, **inputs)
+
+
+class ReaderModule(NamesWeightsOnce):
     """A model, adapted by methods, with the model's own signatures; see `jrt.Reader`.
 
     It holds no state of any reading (that is `jrt.Reading`), and the model it was given is left as it is.
     """
+
+    forward = _ModelsForward()
 
     def __init__(
         self,
@@ -50,6 +83,7 @@ class ReaderModule(torch.nn.Module):
                 "Pass one JRTPrompt; its `passes` may be any number.",
             )
         self.model = _adapted(model, methods)
+        self.training = bool(getattr(self.model, "training", False))
         self.tokenizer = tokenizer
         self.methods = tuple(methods)
         self.prompt = prompts[0] if prompts else JRTPrompt(passes=1)
@@ -73,8 +107,7 @@ class ReaderModule(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.device
-        return device
+        return device_of(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,6 +117,26 @@ class ReaderModule(torch.nn.Module):
     @property
     def name_or_path(self) -> str:
         return str(self.name)
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether `forward` takes `num_items_in_batch`, as Trainer asks a model."""
+        found = getattr(self.model, "accepts_loss_kwargs", None)
+        kinds = [parameter.kind for parameter in inspect.signature(self.forward).parameters.values()]
+        return inspect.Parameter.VAR_KEYWORD in kinds if found is None else bool(found)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The model's token embeddings."""
+        embeddings: torch.nn.Module = self.model.get_input_embeddings()
+        return embeddings
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """The model's own: activations are computed twice in training instead of being kept."""
+        self.model.activation_checkpointing_enable(*args, **kwargs)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Undoes `activation_checkpointing_enable`."""
+        self.model.activation_checkpointing_disable()
 
     def can_generate(self) -> bool:
         return bool(self.model.can_generate())
@@ -116,11 +169,6 @@ class ReaderModule(torch.nn.Module):
             other._capabilities = self._capabilities
         return other
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own forward, adapted; see its documentation."""
-        with self.installed():
-            return self.model(*args, **kwargs)
-
     def generate(
         self,
         input_ids: Tensor | None = None,
@@ -133,7 +181,7 @@ class ReaderModule(torch.nn.Module):
 
         Args:
             input_ids: prompts, (B, T), padded on the left.
-            attention_mask: 1 for tokens, 0 for padding, (B, T).
+            attention_mask: 1 for tokens, 0 for padding, (B, T); None means that pad tokens are padding.
             context_length: how many of each row's tokens, special ones in front included, are context; the rest is
                 the question. Needed for every order but `repeat`, which reads the whole prompt again.
             **generation: what `generate` takes.
@@ -144,6 +192,7 @@ class ReaderModule(torch.nn.Module):
         Raises:
             InvalidOptionError: the prompt is to be read in an order that needs `context_length`.
         """
+        refuse_encoders(self.model)
         if input_ids is None:
             if self.prompt.passes > 1 or "inputs_embeds" not in generation:
                 raise InvalidOptionError(
@@ -151,7 +200,7 @@ class ReaderModule(torch.nn.Module):
                 )
             with self.installed():
                 return self.model.generate(attention_mask=attention_mask, **generation)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = mask_of(self.model, input_ids, generation) if attention_mask is None else attention_mask
         if generation.get("max_length"):  # counted from the prompt as it was given
             generation["max_new_tokens"] = generation.pop("max_length") - input_ids.shape[1]
         if self.prompt.passes == 1 and self.prompt.order != "question_first":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jrt.errors import UnsupportedModelError
 from jrt.state.capabilities import Capabilities, Continuation
+from jrt.state.running import device_of, evaluating
 from jrt.state.state import State, advance, forward_parameters, prefix_options, reorderable
 from jrt.state.tensors import tensors_of
 
@@ -33,13 +34,22 @@ def probe(model: Any) -> Capabilities:
     Raises:
         UnsupportedModelError: the model is no causal language model.
     """
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return _probe(model)
-    finally:
-        model.train(training)
+    refuse_encoders(model)
+    with torch.no_grad(), evaluating(model):
+        return _probe(model)
+
+
+def refuse_encoders(model: Any) -> None:
+    """Says that a model writes no text.
+
+    Raises:
+        UnsupportedModelError: it is an encoder around which a method has been put.
+    """
+    if not getattr(model, "writes_text", True):
+        raise UnsupportedModelError(
+            f"{type(model.base).__name__} is an encoder: it reads, and writes no text.",
+            "Call it, or use a decoder (AutoModelForCausalLM).",
+        )
 
 
 def _probe(model: Any) -> Capabilities:
@@ -151,7 +161,7 @@ def _random_ids(model: Any) -> Tensor:
         ) from None
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, vocabulary, (2, _LENGTH), generator=generator)
-    return ids.to(model.device)
+    return ids.to(device_of(model))
 
 
 def _reference(model: Any, ids: Tensor, prefix: int) -> Tensor:

@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 import pytest
 import torch
+from infini_families import build as build_infini
 from text import word_tokenizer
-from zoo import build
+from zoo import build, random_ids
 
 import jrt
 from jrt.adapters import AdaptedModel
@@ -23,7 +24,7 @@ from jrt.errors import (
     StateMismatchError,
     UnsupportedModelError,
 )
-from jrt.methods import Method
+from jrt.methods import Method, parse_method
 from jrt.prompts import JRTPrompt
 
 DOCUMENT = "mira lives in oslo . tom lives in rome . ada likes tea ."
@@ -145,7 +146,7 @@ def test_a_reader_is_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(again.model.bias, adapted.model.bias)
         assert again.ask(DOCUMENT, "who lives in rome ?") == adapted.ask(DOCUMENT, "who lives in rome ?")
     parts = adapted.save_pretrained(tmp_path / "parts")
-    assert {path.name for path in parts.iterdir()} - {".lock"} == {"jrt.json", "learned.safetensors"}
+    assert {path.name for path in parts.iterdir()} == {"jrt.json", "learned.safetensors"}
     around = jrt.Reader.from_pretrained(parts, adapted.base_model, tokenizer=adapted.tokenizer)
     assert torch.equal(around.model.bias, adapted.model.bias)
     once = jrt.load(str(whole), JRTPrompt(passes=1))
@@ -170,3 +171,81 @@ def test_saved_readers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         jrt.load(str(folder))
     with pytest.raises(InputNotFoundError, match=r"no jrt\.json"):
         jrt.Reader.from_pretrained(tmp_path, build("llama"))
+
+
+def test_wrapping_and_probing_leave_every_module_in_its_mode() -> None:
+    for method in (jrt.RMT(2, 6), jrt.InfiniAttention(6)):
+        model = build("llama").train()
+        model.model.layers[0].eval()
+        wrapped = jrt.wrap(model, method)
+        wrapped.generate(random_ids(1, 9), max_new_tokens=1)
+        assert model.training and not model.model.layers[0].training and not model.model.layers[0].mlp.training
+        assert wrapped.training and wrapped.model.training
+        assert not jrt.wrap(build("llama"), method).training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    "method",
+    [jrt.RMT(2, 6, update="gated"), parse_method("armt:num_memory_tokens=2,segment_length=6"),
+     jrt.InfiniAttention(6, write_gate=True, gate_init=0.0)],
+    ids=lambda method: method.kind,
+)  # fmt: skip
+@torch.no_grad()
+def test_a_model_may_be_moved_to_another_type_after_it_is_adapted(method: Method, dtype: torch.dtype) -> None:
+    model, ids = method.adapt(build_infini("llama")), random_ids(1, 20)
+    expected = model(ids).logits
+    found = model.to(dtype)(ids).logits
+    assert found.dtype == dtype
+    assert float((found - expected).abs().max() / expected.abs().max()) < 40 * torch.finfo(dtype).eps + 1e-6
+    model.generate(ids, max_new_tokens=9)
+
+
+@pytest.mark.parametrize("method", [jrt.RMT(2, 6), jrt.InfiniAttention(6)], ids=lambda method: method.kind)
+def test_weights_that_accelerate_keeps_elsewhere_are_fetched(method: Method) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    plain = method.adapt(build("llama"))
+    model = method.adapt(accelerate.cpu_offload(build("llama"), execution_device=torch.device("cpu")))
+    assert model.base.device.type == "meta" and model.device.type == "cpu"
+    model.load_learned(plain.learned())
+    ids = random_ids(1, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=0, atol=0)
+    assert torch.equal(model.generate(ids, max_new_tokens=3), plain.generate(ids, max_new_tokens=3))
+
+
+def test_a_compiled_model_is_compiled_after_it_is_adapted() -> None:
+    compiled = torch.compile(build("llama"), backend="eager")
+    for method in (jrt.RMT(2, 6), jrt.InfiniAttention(6)):
+        with pytest.raises(UnsupportedModelError, match=r"compiled already.*torch\.compile\(jrt\.wrap"):
+            jrt.wrap(compiled, method)
+
+
+def test_what_passes_a_method_by_says_what_to_do() -> None:
+    model = jrt.RMT(2, 6).adapt(build("llama"))
+    with pytest.raises(AttributeError, match="put PEFT around the base model"):
+        model.prepare_inputs_for_generation  # noqa: B018
+    with pytest.raises(AttributeError, match=r"Reader\.save_pretrained"):
+        model.save_pretrained("here")
+    with pytest.raises(InvalidOptionError, match="no input_ids"):
+        model.generate(inputs_embeds=torch.zeros(1, 4, 64))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+def test_an_adapter_of_peft_comes_back_or_is_missed(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base = build("llama")
+    base.save_pretrained(tmp_path / "base"), word_tokenizer().save_pretrained(tmp_path / "base")
+    base = type(base).from_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    tuned = peft.get_peft_model(base, lora).eval()
+    kept, ids = jrt.wrap(tuned, jrt.RMT(2, 6)), random_ids(1, 13)
+    whole, parts = (
+        kept.save_pretrained(tmp_path / "whole", include_model=True),
+        kept.save_pretrained(tmp_path / "parts"),
+    )
+    with torch.no_grad():
+        for again in (jrt.load(str(whole), device="cpu"), jrt.Reader.from_pretrained(parts, tuned)):
+            torch.testing.assert_close(again(ids).logits, kept(ids).logits, rtol=0, atol=0)
+    with pytest.raises(StateMismatchError, match="with an adapter of PEFT"):
+        jrt.load(str(parts), device="cpu")

@@ -14,6 +14,7 @@ import torch
 import transformers
 from encoders import build_encoder, random_text
 from rmt_models import build_decoder, decoder
+from text import word_tokenizer
 from zoo import build, random_ids
 
 import jrt
@@ -31,6 +32,8 @@ from jrt.methods import parse_method
         (dict(update="gatd"), "update='gatd'"),
         (dict(segment_len=7), "Did you mean 'segment_length'"),
         (dict(write_penalty=0.1), "update='gated'"),
+        (dict(write_penalty=float("inf"), update="gated"), "write_penalty=inf"),
+        (dict(initial_std=float("inf")), "initial_std=inf"),
     ],
 )
 def test_options_that_do_not_exist_or_mean_nothing(options: dict[str, Any], message: str) -> None:
@@ -54,6 +57,24 @@ def test_a_segment_and_its_memory_must_fit_the_positions() -> None:
         RMT(num_memory_tokens=200).adapt(build("opt"))
     longest = RMT(num_memory_tokens=10, segment_length=236).adapt(build("opt"))
     longest(random_ids(1, 240))
+
+
+def test_special_tokens_that_a_model_does_not_have() -> None:
+    for option in ("cls_token_id", "sep_token_id"):
+        with pytest.raises(
+            InvalidOptionError, match=rf"RMT\({option}=64\): BertModel has the tokens 0 to 63.*for_tokenizer"
+        ):
+            RMT(segment_length=8, **{option: 64}).adapt(build_encoder("bert", "Model"))
+        with pytest.raises(InvalidOptionError, match=f"{option}.*LlamaForCausalLM is a decoder"):
+            RMT(segment_length=8, **{option: 3}).adapt(build("llama"))
+
+
+def test_an_encoder_writes_no_text() -> None:
+    reader = jrt.wrap(build_encoder("bert", "ForMaskedLM"), RMT(2, 8), tokenizer=word_tokenizer())
+    for call in (lambda: reader.generate(random_text(1, 9)), lambda: reader.ask("mira lives in oslo .", "where ?"),
+                 lambda: reader.model.generate(random_text(1, 9))):  # fmt: skip
+        with pytest.raises(UnsupportedModelError, match="BertForMaskedLM is an encoder"):
+            call()
 
 
 def test_models_without_a_place_for_memory() -> None:
@@ -125,6 +146,13 @@ def test_nothing_to_read() -> None:
             model(ids[:, :0])
         with pytest.raises(EmptyInputError):
             model(ids, torch.zeros_like(ids))
+        with pytest.raises(EmptyInputError, match="no row"):
+            model(ids[:0])
+        with pytest.raises(InvalidOptionError, match="rows of token ids"):
+            model(ids[0])
+        for keep in (-1, torch.tensor([1, 2])):
+            with pytest.raises(InvalidOptionError, match="no number of last columns"):
+                model(ids, logits_to_keep=keep)
     with pytest.raises(EmptyInputError, match="logits are asked for"):
         decoder()(ids, (torch.arange(9) < 6).long().expand(2, -1), logits_to_keep=2)
 
