@@ -12,13 +12,18 @@ from torch import Tensor
 LOG2_E = math.log2(math.e)
 
 
-def block_size(width: int, value_width: int, segment_length: int) -> int:
-    """Queries and keys of one program: what keeps the widest heads in registers, and no more than a segment."""
-    return min(max(16, 1 << (segment_length - 1).bit_length()), 64 if max(width, value_width) <= 64 else 32)
+def block_size(width: int, value_width: int, segment_length: int, dtype: torch.dtype) -> int:
+    """Queries and keys of one program: what keeps the widest heads in registers, and no more than a segment.
+
+    In float32 no tensor core multiplies, and tiles of 64 spill thousands of bytes.
+    """
+    largest = 16 if dtype == torch.float32 else 64 if max(width, value_width) <= 64 else 32
+    return min(max(16, 1 << (segment_length - 1).bit_length()), largest)
 
 
-WARPS = {"forward": 4, "backward_query": 8, "backward_key": 8, "backward_memory": 8}
-"""Warps of one program: with four, the backward kernels spill more (resources.json)."""
+def warps(kernel: str, dtype: torch.dtype) -> int:
+    """Warps of one program: with four, the backward kernels spill more, and so does everything in float32."""
+    return 4 if kernel == "forward" and dtype != torch.float32 else 8
 
 
 def _constants(q: Tensor, v: Tensor) -> dict[str, Any]:
@@ -48,11 +53,11 @@ def infini_read(
     (rows, heads, length, _), n = q.shape, memory.shape[2]
     o, lse = v.new_empty(rows, heads, length, v.shape[-1]), q.new_empty(rows, heads, length, dtype=torch.float32)
     real = None if mask is None else mask.contiguous().to(torch.uint8)
-    size, constants = block_size(q.shape[-1], v.shape[-1], segment_length), _constants(q, v)
+    size, constants = block_size(q.shape[-1], v.shape[-1], segment_length, q.dtype), _constants(q, v)
     with torch.cuda.device_of(q):
-        forward_kernel[(n * -(-segment_length // size), rows * heads)](
+        forward_kernel[(n * -(-segment_length // size) * rows * heads,)](
             *tensors, real, o, lse, scale * LOG2_E, epsilon, length, n, heads, heads // k.shape[1], segment_length,
-            BM=size, BN=size, RELU=relu, MASKED=mask is not None, num_warps=WARPS["forward"], **constants,
+            BM=size, BN=size, RELU=relu, MASKED=mask is not None, num_warps=warps("forward", q.dtype), **constants,
         )  # fmt: skip
     return o, lse
 
@@ -101,7 +106,7 @@ def infini_read_gradient(
     d_o, o, lse = d_o.contiguous(), o.contiguous(), lse.contiguous()
     (rows, heads, length, _), (pairs, n) = q.shape, memory.shape[1:3]
     real = None if mask is None else mask.contiguous().to(torch.uint8)
-    size, constants = block_size(q.shape[-1], v.shape[-1], segment_length), _constants(q, v)
+    size, constants = block_size(q.shape[-1], v.shape[-1], segment_length, q.dtype), _constants(q, v)
     blocks, masked = n * -(-segment_length // size), mask is not None
     gradients = [torch.empty_like(x) for x in (q, k, v, mq, memory, normaliser)]
     d_q, d_k, d_v, d_mq, d_memory, d_normaliser = gradients
@@ -109,17 +114,17 @@ def infini_read_gradient(
     delta = torch.empty_like(lse)
     sizes = (length, n, heads, heads // pairs, segment_length)
     with torch.cuda.device_of(q):
-        kernels.backward_query_kernel[(blocks, rows * heads)](
+        kernels.backward_query_kernel[(blocks * rows * heads,)](
             *tensors, real, o, lse, d_o, d_q, d_mq, d_gate, delta, scale * LOG2_E, epsilon, *sizes,
-            BM=size, BN=size, RELU=relu, MASKED=masked, num_warps=WARPS["backward_query"], **constants,
+            BM=size, BN=size, RELU=relu, MASKED=masked, num_warps=warps("backward_query", q.dtype), **constants,
         )  # fmt: skip
-        kernels.backward_key_kernel[(blocks, rows * pairs)](
+        kernels.backward_key_kernel[(blocks * rows * pairs,)](
             q, k, v, normaliser, gate, real, lse, d_o, delta, d_k, d_v, scale * LOG2_E, *sizes,
-            BM=size, BN=size, MASKED=masked, num_warps=WARPS["backward_key"], **constants,
+            BM=size, BN=size, MASKED=masked, num_warps=warps("backward_key", q.dtype), **constants,
         )  # fmt: skip
-        kernels.backward_memory_kernel[(n, rows * pairs)](
+        kernels.backward_memory_kernel[(n * rows * pairs,)](
             mq, memory, normaliser, gate, d_o, d_memory, d_normaliser, epsilon, *sizes,
-            BM=size, RELU=relu, num_warps=WARPS["backward_memory"], **constants,
+            BM=size, RELU=relu, num_warps=warps("backward_memory", q.dtype), **constants,
         )  # fmt: skip
     return d_q, d_k, d_v, d_mq, d_memory, d_normaliser, d_gate.sum((0, 2)).to(gate.dtype)
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jrt.kernels.devices import Limits, limits
 from jrt.kernels.infini.features import InfiniState
 from jrt.kernels.switch import VARIABLE, plain_torch_only
 
 Attention = Callable[..., tuple[Tensor, InfiniState]]
+SHARED_MEMORY = {64: 99_000, 128: 140_000}
+"""Bytes that all passes fit into, by the wider of the two widths (resources.json)."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,11 @@ class Choice:
     passed_over: tuple[tuple[str, str], ...] = ()
 
 
-def choose(device: torch.device, dtype: torch.dtype, width: int, value_width: int) -> Choice:
-    """The fastest path that fits; `torch` always does."""
-    reason = next(_obstacles(device, dtype, width, value_width), None)
+def choose(
+    device: torch.device, dtype: torch.dtype, width: int, value_width: int, of_device: Limits | None = None
+) -> Choice:
+    """The fastest path that fits; `torch` always does. `of_device` are the limits of `device`; None asks it."""
+    reason = next(_obstacles(device, dtype, width, value_width, of_device or limits(device)), None)
     return Choice("triton") if reason is None else Choice("torch", (("triton", reason),))
 
 
@@ -40,7 +45,9 @@ def implementation(path: str) -> Attention:
     return found
 
 
-def _obstacles(device: torch.device, dtype: torch.dtype, width: int, value_width: int) -> Iterator[str]:
+def _obstacles(
+    device: torch.device, dtype: torch.dtype, width: int, value_width: int, of_device: Limits
+) -> Iterator[str]:
     if plain_torch_only():
         yield f"{VARIABLE}=torch is set"
     if device.type != "cuda":
@@ -49,5 +56,9 @@ def _obstacles(device: torch.device, dtype: torch.dtype, width: int, value_width
         yield "it computes in float32"
     if not {width, value_width} <= {16, 32, 64, 128}:
         yield "heads have to be 16, 32, 64 or 128 wide"
+    if of_device.capability < (8, 0):
+        yield "it needs a GPU of capability 8.0 (Ampere) or later"
+    if of_device.shared_memory < (needed := SHARED_MEMORY[64 if max(width, value_width) <= 64 else 128]):
+        yield f"its programs take {needed} bytes of shared memory and the GPU has {of_device.shared_memory}"
     if importlib.util.find_spec("triton") is None:
         yield "triton is not installed (pip install triton)"

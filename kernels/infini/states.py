@@ -61,8 +61,9 @@ def _corrected_normalisers(sigma_k: Tensor, written: Tensor, first: Tensor) -> t
 
 
 def _affine(first: Tensor, removed: Tensor, added: Tensor) -> Tensor:
-    """M' = M - removed M + added, along dimension 2, beginning with `first`."""
-    found = [first]
-    for minus, plus in zip(removed.unbind(2), added.unbind(2), strict=True):
-        found.append(found[-1] - minus @ found[-1] + plus)
-    return torch.stack(found, 2)
+    """M' = (1 - removed) M + added, along dimension 2, beginning with `first`: one product a segment."""
+    kept = (torch.eye(removed.shape[-1], dtype=removed.dtype, device=removed.device) - removed).flatten(0, 1)
+    found = [first.flatten(0, 1)]
+    for keep, plus in zip(kept.unbind(1), added.flatten(0, 1).unbind(1), strict=True):
+        found.append(torch.baddbmm(plus, keep, found[-1]))
+    return torch.stack(found, 1).unflatten(0, first.shape[:2])

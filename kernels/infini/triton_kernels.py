@@ -16,14 +16,22 @@ NOTHING = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def _sigma(x, RELU: tl.constexpr):
+def _place(blocks, n):
+    """(segment, block of it, head counted over rows) of a program. One dimension: a grid's second ends at 65535."""
+    at = tl.program_id(0).to(tl.int64)
+    within = (at % (n * blocks)).to(tl.int32)
+    return within // blocks, within % blocks, at // (n * blocks)
+
+
+@triton.jit
+def sigma(x, RELU: tl.constexpr):
     if RELU:
         return tl.maximum(x, 0.0)
     return tl.where(x > 0, x + 1.0, tl.exp(tl.minimum(x, 0.0)))
 
 
 @triton.jit
-def _sigma_slope(x, RELU: tl.constexpr):
+def sigma_slope(x, RELU: tl.constexpr):
     if RELU:
         return tl.where(x > 0, 1.0, 0.0)
     return tl.where(x > 0, 1.0, tl.exp(tl.minimum(x, 0.0)))
@@ -53,14 +61,13 @@ def forward_kernel(
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     RELU: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(S, BM)
-    segment, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    i_h = tl.program_id(1).to(tl.int64)
+    segment, block, i_h = _place(tl.cdiv(S, BM), n)
     row, head = i_h // H, i_h % H
     i_k = row * (H // G) + head // G
     o_d, o_v = tl.arange(0, D), tl.arange(0, DV)
     begin = tl.cast(segment, tl.int64) * S
     end = tl.minimum(begin + S, T)
+    count = (end - begin).to(tl.int32)
     o_m = begin + block * BM + tl.arange(0, BM)
     m_m = (o_m < end)[:, None]
     at = i_h * T + o_m
@@ -68,7 +75,7 @@ def forward_kernel(
     top = tl.full([BM], NOTHING, tl.float32)
     total = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, DV], tl.float32)
-    for j in tl.range(0, tl.minimum((block + 1) * BM, S), BN):
+    for j in tl.range(0, tl.minimum((block + 1) * BM, count), BN):
         o_n = begin + j + tl.arange(0, BN)
         there = (o_n < end)[:, None]
         from_k = i_k * T + o_n
@@ -84,7 +91,7 @@ def forward_kernel(
     at_state = i_k * n + segment
     b_z = tl.load(normaliser + at_state * D + o_d)
     b_memory = tl.load(memory + at_state * D * DV + o_d[:, None] * DV + o_v[None, :])
-    sq = _sigma(tl.load(mq + at[:, None] * D + o_d[None, :], mask=m_m, other=0.0).to(tl.float32), RELU)
+    sq = sigma(tl.load(mq + at[:, None] * D + o_d[None, :], mask=m_m, other=0.0).to(tl.float32), RELU)
     read = tl.dot(sq, b_memory, input_precision=PRECISION) / (tl.sum(sq * b_z[None, :], 1) + epsilon)[:, None]
     opening, filled = _share(gate, b_z, head)
     share = opening * filled
@@ -100,14 +107,13 @@ def backward_query_kernel(
     RELU: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a block of queries, their share of the gate's, and delta for the keys' kernel."""
-    blocks = tl.cdiv(S, BM)
-    segment, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    i_h = tl.program_id(1).to(tl.int64)
+    segment, block, i_h = _place(tl.cdiv(S, BM), n)
     row, head = i_h // H, i_h % H
     i_k = row * (H // G) + head // G
     o_d, o_v = tl.arange(0, D), tl.arange(0, DV)
     begin = tl.cast(segment, tl.int64) * S
     end = tl.minimum(begin + S, T)
+    count = (end - begin).to(tl.int32)
     o_m = begin + block * BM + tl.arange(0, BM)
     m_m = (o_m < end)[:, None]
     at = i_h * T + o_m
@@ -117,7 +123,7 @@ def backward_query_kernel(
     b_z = tl.load(normaliser + at_state * D + o_d)
     b_memory = tl.load(memory + at_state * D * DV + o_d[:, None] * DV + o_v[None, :])
     b_mq = tl.load(mq + at[:, None] * D + o_d[None, :], mask=m_m, other=0.0).to(tl.float32)
-    sq = _sigma(b_mq, RELU)
+    sq = sigma(b_mq, RELU)
     inverse = 1.0 / (tl.sum(sq * b_z[None, :], 1) + epsilon)
     read = tl.dot(sq, b_memory, input_precision=PRECISION) * inverse[:, None]
     opening, filled = _share(gate, b_z, head)
@@ -126,18 +132,18 @@ def backward_query_kernel(
     b_delta = tl.sum(b_do * b_o, 1) - share * by_read
     tl.store(delta + at, b_delta, mask=o_m < end)
     change = filled * opening * ((1.0 - opening) * by_read - b_delta)
-    tl.store(d_gate + i_h * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(o_m < end, change, 0.0), 0))
+    tl.store(d_gate + tl.program_id(0), tl.sum(tl.where(o_m < end, change, 0.0), 0))
     d_numerator = b_do * (share * inverse)[:, None]
     d_denominator = -tl.sum(d_numerator * read, 1)
     d_sq = tl.dot(d_numerator, tl.trans(b_memory), input_precision=PRECISION) + d_denominator[:, None] * b_z[None, :]
-    b_dmq = d_sq * _sigma_slope(b_mq, RELU)
+    b_dmq = d_sq * sigma_slope(b_mq, RELU)
     tl.store(d_mq + at[:, None] * D + o_d[None, :], b_dmq.to(d_mq.dtype.element_ty), mask=m_m)
 
     b_q = tl.load(q + at[:, None] * D + o_d[None, :], mask=m_m, other=0.0)
     b_lse = tl.load(lse + at, mask=o_m < end, other=0.0)
     above = (b_do * (1.0 - share)).to(b_q.dtype)
     b_dq = tl.zeros([BM, D], tl.float32)
-    for j in tl.range(0, tl.minimum((block + 1) * BM, S), BN):
+    for j in tl.range(0, tl.minimum((block + 1) * BM, count), BN):
         o_n = begin + j + tl.arange(0, BN)
         there = (o_n < end)[:, None]
         from_k = i_k * T + o_n
@@ -158,13 +164,12 @@ def backward_key_kernel(
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The gradients that local attention gives a block of BN keys and values, from every head of their group."""
-    blocks = tl.cdiv(S, BN)
-    segment, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    i_k = tl.program_id(1).to(tl.int64)
+    segment, block, i_k = _place(tl.cdiv(S, BN), n)
     row, pair = i_k // (H // G), i_k % (H // G)
     o_d, o_v = tl.arange(0, D), tl.arange(0, DV)
     begin = tl.cast(segment, tl.int64) * S
     end = tl.minimum(begin + S, T)
+    count = (end - begin).to(tl.int32)
     o_n = begin + block * BN + tl.arange(0, BN)
     there = (o_n < end)[:, None]
     from_k = i_k * T + o_n
@@ -177,7 +182,7 @@ def backward_key_kernel(
         head = pair * G + g
         opening, filled = _share(gate, b_z, head)
         first = (block * BN) // BM * BM
-        for i in tl.range(first, S, BM):
+        for i in tl.range(first, count, BM):
             o_m = begin + i + tl.arange(0, BM)
             m_m = (o_m < end)[:, None]
             at = (row * H + head) * T + o_m
@@ -202,12 +207,12 @@ def backward_memory_kernel(
     D: tl.constexpr, DV: tl.constexpr, BM: tl.constexpr, RELU: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """What the queries of one segment want of the state before it."""
-    segment = tl.program_id(0)
-    i_k = tl.program_id(1).to(tl.int64)
+    segment, _, i_k = _place(1, n)
     row, pair = i_k // (H // G), i_k % (H // G)
     o_d, o_v = tl.arange(0, D), tl.arange(0, DV)
     begin = tl.cast(segment, tl.int64) * S
     end = tl.minimum(begin + S, T)
+    count = (end - begin).to(tl.int32)
     at_state = i_k * n + segment
     b_z = tl.load(normaliser + at_state * D + o_d)
     b_memory = tl.load(memory + at_state * D * DV + o_d[:, None] * DV + o_v[None, :])
@@ -216,13 +221,13 @@ def backward_memory_kernel(
     for g in tl.range(0, G):
         head = pair * G + g
         opening, filled = _share(gate, b_z, head)
-        for i in tl.range(0, S, BM):
+        for i in tl.range(0, count, BM):
             o_m = begin + i + tl.arange(0, BM)
             m_m = (o_m < end)[:, None]
             at = (row * H + head) * T + o_m
             b_do = tl.load(d_o + at[:, None] * DV + o_v[None, :], mask=m_m, other=0.0).to(tl.float32)
             b_mq = tl.load(mq + at[:, None] * D + o_d[None, :], mask=m_m, other=0.0).to(tl.float32)
-            sq = tl.where(m_m, _sigma(b_mq, RELU), 0.0)
+            sq = tl.where(m_m, sigma(b_mq, RELU), 0.0)
             inverse = 1.0 / (tl.sum(sq * b_z[None, :], 1) + epsilon)
             read = tl.dot(sq, b_memory, input_precision=PRECISION) * inverse[:, None]
             d_numerator = b_do * (opening * filled * inverse)[:, None]

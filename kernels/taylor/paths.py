@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from jrt.kernels.devices import limits
 from jrt.kernels.switch import VARIABLE, plain_torch_only
 
 INTERPRETER = "TRITON_INTERPRET"
@@ -63,17 +64,8 @@ def implementation(k: Tensor) -> ModuleType:
 
 def situation(k: Tensor) -> Situation:
     """The situation of a call with keys like `k`."""
-    if k.device.type != "cuda":
-        return Situation(k.device, k.dtype, k.shape[-1])
-    return Situation(k.device, k.dtype, k.shape[-1], *_limits(k.device))
-
-
-@lru_cache(maxsize=16)
-def _limits(device: torch.device) -> tuple[tuple[int, int], int]:
-    """(capability, bytes of shared memory of a program) of a CUDA device."""
-    properties = torch.cuda.get_device_properties(device)
-    shared = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)  # AMD: the latter
-    return (properties.major, properties.minor), shared
+    found = limits(k.device)
+    return Situation(k.device, k.dtype, k.shape[-1], found.capability, found.shared_memory)
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ import torch
 from infini_inputs import infini_inputs, leaves, reference, relative_error, to
 from torch import Tensor
 
-from jrt.kernels.infini import ops
+from jrt.kernels.infini import ops, sums
 from jrt.kernels.infini.triton_path import infini_attention_triton
 
 torch.set_num_threads(1)
@@ -72,7 +72,7 @@ def expanded_gradient() -> dict[str, float]:
     return {"value": relative_error(found[1], found[0])}
 
 
-def opcheck() -> str:
+def opcheck() -> list[dict[str, str]]:
     """torch's own check of the registered operations: schema, fake tensors, autograd, compiled gradients."""
     Tensor.new_empty = original_empty  # type: ignore[method-assign]
     tensors = to(infini_inputs(length=24, width=16, value_width=16, masked=True), torch.float32)
@@ -81,7 +81,13 @@ def opcheck() -> str:
     given = [tensors[name].requires_grad_() for name in ("query", "key", "value", "memory_query")]
     given += [part.requires_grad_() for part in states]
     arguments = (*given, tensors["gate"].requires_grad_(), tensors["mask"], 16, True, 0.25, 1e-3)
-    return json.dumps(torch.library.opcheck(ops.infini_read, arguments))
+    keys, values = tensors["key"].detach().requires_grad_(), tensors["value"].detach().requires_grad_()
+    weight = torch.rand(2, 2, 24, generator=source).requires_grad_()
+    return [
+        torch.library.opcheck(ops.infini_read, arguments),
+        torch.library.opcheck(sums.infini_sums, (keys, values, weight, 16, True)),
+        torch.library.opcheck(sums.infini_sums, (keys, values, None, 16, False)),
+    ]
 
 
 if __name__ == "__main__":
@@ -97,7 +103,16 @@ if __name__ == "__main__":
         ),
         "masked": errors(dict(length=41, masked=True, state=True, write_gate=True, **WIDE), segment_length=16),
         "delta": errors(dict(rows=1, heads=2, pairs=1, length=41, **WIDE), segment_length=16, rule="delta"),
+        "delta_corrected": errors(
+            dict(rows=1, heads=1, pairs=1, length=37, state=True, masked=True, **WIDE),
+            segment_length=16,
+            rule="delta_corrected",
+            feature_map="relu",
+        ),
+        "written to the end": errors(
+            dict(rows=2, heads=2, pairs=2, length=40, width=32, value_width=16, write_gate=True), segment_length=20
+        ),
         "expanded gradient": expanded_gradient(),
     }
-    results["opcheck"] = json.loads(opcheck())
+    results["opcheck"] = opcheck()
     print(json.dumps(results))
