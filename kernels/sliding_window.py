@@ -22,6 +22,7 @@ __all__ = ["sliding_window_attention"]
 
 _BLOCKS = (64, 256)  # queries of one block: as many as the window is wide, within these bounds (measured on a CPU)
 _FLEX_BLOCK = 128  # of queries and of keys, in FlexAttention
+_FLEX_WIDTH = 16  # of the narrowest heads that FlexAttention compiles for
 
 
 def sliding_window_attention(
@@ -63,17 +64,17 @@ def sliding_window_attention(
     key, value = key[:, :, key.shape[2] - seen :], value[:, :, value.shape[2] - seen :]
     mask = None if mask is None else mask[:, mask.shape[1] - seen :].bool()
     blind = None if mask is None else _sees_nothing(mask, length, window)
-    output = _path(query, key, window, mask)(query, key, value, window, mask, blind, scale)
+    output = _path(query, key, value, window, mask)(query, key, value, window, mask, blind, scale)
     return output if blind is None else output.masked_fill(blind[:, None, :, None], 0)
 
 
-def _path(query: Tensor, key: Tensor, window: int, mask: Tensor | None) -> Callable[..., Tensor]:
+def _path(query: Tensor, key: Tensor, value: Tensor, window: int, mask: Tensor | None) -> Callable[..., Tensor]:
     """The fastest path for a call; all of them take the same arguments."""
     if mask is None and window >= key.shape[2] == query.shape[2]:
         return _causal
     if query.shape[2] <= _block_size(window):
         return _one_block
-    return _flex if _flex_fits(query) else _blocked
+    return _flex if _flex_fits(query, value) else _blocked
 
 
 def _block_size(window: int) -> int:
@@ -81,11 +82,12 @@ def _block_size(window: int) -> int:
     return min(max(window, _BLOCKS[0]), _BLOCKS[1])
 
 
-def _flex_fits(query: Tensor) -> bool:
-    """Whether FlexAttention runs, compiled, and has gradients for such queries."""
+def _flex_fits(query: Tensor, value: Tensor) -> bool:
+    """Whether FlexAttention runs, compiled, and has gradients for such queries and values."""
     return (
         query.device.type == "cuda"
         and query.dtype != torch.float64
+        and min(query.shape[3], value.shape[3]) >= _FLEX_WIDTH
         and not plain_torch_only()
         and importlib.util.find_spec("triton") is not None
     )
@@ -198,6 +200,13 @@ def _compiled_flex() -> Callable[..., Any]:
 @lru_cache(maxsize=16)
 def _block_mask(length: int, seen: int, window: int, device: torch.device) -> Any:
     """The window as FlexAttention takes it; the same for every layer, so kept."""
+    if torch.is_inference_mode_enabled():  # what is made then could not be saved for a backward pass later
+        with torch.inference_mode(False):
+            return _window_mask(length, seen, window, device)
+    return _window_mask(length, seen, window, device)
+
+
+def _window_mask(length: int, seen: int, window: int, device: torch.device) -> Any:
     first, width = _as_tensors(seen - length, window, device)
 
     def visible(row: Tensor, head: Tensor, at: Tensor, other: Tensor) -> Tensor:

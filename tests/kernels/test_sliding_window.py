@@ -198,11 +198,33 @@ def test_flex_without_its_compiler(padded: bool, monkeypatch: pytest.MonkeyPatch
     from torch.nn.attention.flex_attention import flex_attention
 
     monkeypatch.setattr(sliding_window, "_compiled_flex", lambda: flex_attention)
-    monkeypatch.setattr(sliding_window, "_flex_fits", lambda query: True)
+    monkeypatch.setattr(sliding_window, "_flex_fits", lambda query, value: True)
     q, k, v = inputs(200, past=30, groups=2, value_width=8)
     mask = left_padding(230) if padded else None
     found = sliding_window_attention(q, k, v, 40, mask=mask)
     torch.testing.assert_close(found, expected(q, k, v, 40, mask), rtol=1e-10, atol=1e-10)
+
+
+def test_a_mask_made_in_inference_mode_can_be_trained_with() -> None:
+    """What is kept is made once, in whatever mode the first call is."""
+    with torch.inference_mode():
+        blocks = sliding_window._block_mask(700, 701, 31, torch.device("cpu"))
+    assert not blocks.kv_indices.is_inference() and not blocks.q_indices.is_inference()
+    weight = torch.ones(1, requires_grad=True)
+    (weight * blocks.kv_indices).sum().backward()  # saves the indices
+
+
+@pytest.mark.parametrize(("width", "value_width", "fits"), [(16, 64, True), (8, 64, False), (64, 8, False)])
+def test_narrow_heads_do_not_go_to_flex(
+    width: int, value_width: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    with FakeTensorMode():
+        query, value = (torch.empty(1, 1, 500, size, device="cuda") for size in (width, value_width))
+        taken = sliding_window._path(query, query, value, 64, None)
+    assert (taken is sliding_window._flex) == fits
 
 
 @pytest.mark.parametrize("past", [0, 50])
@@ -229,7 +251,7 @@ def test_on_a_gpu(padded: bool) -> None:
     mask = left_padding(1070).cuda() if padded else None
     right = sliding_window_attention(*leaves, 64, mask=mask)
     low = [tensor.float().requires_grad_() for tensor in leaves]
-    assert sliding_window._path(low[0], low[1], 64, mask) is sliding_window._flex
+    assert sliding_window._path(*low, 64, mask) is sliding_window._flex
     found = sliding_window_attention(*low, 64, mask=mask)
     torch.testing.assert_close(found.double(), right, rtol=1e-2, atol=1e-2)
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found.sum(), low))
