@@ -61,7 +61,7 @@ def _chunks(length: int) -> list[slice]:
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, *x.shape[2:]).contiguous()
+    return x.flatten(0, 1).contiguous()
 
 
 def _flat_mask(mask: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
@@ -79,8 +79,8 @@ def _join(values: Tensor, normalizer: Tensor) -> Tensor:
     return torch.cat([_flat(values), _flat(normalizer)[..., None]], -1)
 
 
-def _split(joined: Tensor, batch: int) -> TaylorState:
-    joined = joined.view(batch, -1, *joined.shape[1:])
+def _split(joined: Tensor, batch: int, heads: int) -> TaylorState:
+    joined = joined.view(batch, heads, *joined.shape[1:])
     return TaylorState(joined[..., :-1].contiguous(), joined[..., -1].contiguous())
 
 
@@ -94,7 +94,7 @@ def state(k: Tensor, v: Tensor, mask: Tensor | None) -> TaylorState:
     for part in _chunks(length):
         extended = _with_ones(values[:, part], None if real is None else real[:, part], dtype)
         joined.baddbmm_(features(keys[:, part].to(dtype)).transpose(1, 2), extended)
-    return _split(joined, batch)
+    return _split(joined, batch, heads)
 
 
 def state_gradient(
@@ -145,7 +145,7 @@ def forward(
         denominator[:, part] = sums[..., -1] + epsilon
         o[:, part] = sums[..., :-1] / denominator[:, part, None]
         joined.baddbmm_(of_keys(key).transpose(1, 2), extended)
-    return o.view_as(v), denominator.view(batch, heads, length), _split(joined, batch)
+    return o.view_as(v), denominator.view(batch, heads, length), _split(joined, batch, heads)
 
 
 def backward(
@@ -194,7 +194,7 @@ def backward(
         d_extended = torch.bmm(weights.transpose(1, 2), above).baddbmm_(of_keys(key), d_joined)[..., :-1]
         dv[:, part] = d_extended if real is None else d_extended * real[:, part]
         d_joined.baddbmm_((of_queries(query) * weight).transpose(1, 2), above)
-    return dq.view_as(q), dk.view_as(k), dv.view_as(v), _split(d_joined, batch)
+    return dq.view_as(q), dk.view_as(k), dv.view_as(v), _split(d_joined, batch, heads)
 
 
 def step(

@@ -48,8 +48,9 @@ def upstream_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    row = tl.program_id(0).to(tl.int64)
-    rows, columns = tl.program_id(1) * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_V)
+    blocks = tl.cdiv(T, BLOCK_T)  # in one dimension: a grid's second ends at 65535, which are 4 million positions
+    row = tl.program_id(0).to(tl.int64) // blocks
+    rows, columns = tl.program_id(0) % blocks * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_V)
     place = (row * T + rows)[:, None] * WIDTH + columns[None, :]
     inside = (rows < T)[:, None] & (columns < WIDTH)[None, :]
     total = tl.load(denominator + row * T + rows, mask=rows < T, other=1.0)

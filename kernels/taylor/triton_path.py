@@ -208,7 +208,7 @@ def backward(
     of_denominator = torch.empty_like(denominator)
     d_q, d_k, d_v = _gradient_parts(plan, q), _gradient_parts(plan, k), v.new_empty(v.shape)
     with torch.cuda.device_of(v):
-        upstream_kernel[(plan.rows, -(-plan.length // 64))](
+        upstream_kernel[(plan.rows * -(-plan.length // 64),)](
             d_o, o, denominator, of_numerator, of_denominator, plan.length,
             WIDTH=plan.width, BLOCK_T=64, BLOCK_V=triton.next_power_of_2(plan.width),
         )  # fmt: skip

@@ -151,6 +151,12 @@ def lengths(subject: Subject) -> Errors:
         }
 
 
+def nothing(subject: Subject) -> Errors:
+    """No position: the state stays, and its gradient passes."""
+    with launched():
+        return compared(subject, inputs(1, 2, 0, 32), some_state(1, 2, 32))
+
+
 def width(columns: int) -> Callable[[Subject], Errors]:
     def case(subject: Subject) -> Errors:
         with launched():
@@ -254,6 +260,7 @@ _SPLIT = dict(block_t=16, shortest=1, fill=6)
 
 CASES: dict[str, Callable[[Subject], Errors]] = {
     "lengths": lengths,
+    "no positions": nothing,
     "width 32": width(32),
     "width 64": width(64),
     "width 112": width(112),
