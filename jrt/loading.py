@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from importlib.resources import files
 from pathlib import Path
@@ -11,16 +10,15 @@ from typing import Any
 import torch
 
 from jrt.errors import (
-    HubUnavailableError,
     InputNotFoundError,
     InvalidOptionError,
     MissingDependencyError,
     UnknownNameError,
-    UnsupportedModelError,
     did_you_mean,
 )
 from jrt.methods import Method
-from jrt.pretrained import LEARNED, MANIFEST, from_saved, read_saved
+from jrt.model_files import read_model
+from jrt.pretrained import LEARNED, MANIFEST, SavedReader, from_saved, read_saved
 from jrt.reader import Reader, wrap
 
 EMBEDDED = "jrt/"
@@ -50,8 +48,9 @@ def load(
     Raises:
         UnknownNameError: no embedded model is called so.
         InputNotFoundError: the folder or file is not there or holds no model.
+        DataFormatError: a file of it is broken.
         HubUnavailableError: the Hub does not have it or cannot be reached.
-        UnsupportedModelError: it is no causal language model.
+        UnsupportedModelError: transformers has no class for it that reads alone (encoder-decoder models).
 
     Example:
         >>> reader = jrt.load("state-spaces/mamba-370m-hf", jrt.JRTPrompt(passes=2))
@@ -62,6 +61,16 @@ def load(
         return _load_saved(
             folder, source, name_or_path, methods, device=device, dtype=dtype, revision=revision, chat=chat
         )
+    options = _options(revision, gguf_file)
+    model, tokenizer = read_model(source, name_or_path, _dtype(dtype), options)
+    reader = wrap(model.to(_device(device)).eval(), *methods, tokenizer=tokenizer, chat=chat)
+    reader.name = name_or_path
+    reader.revision = getattr(model.config, "_commit_hash", None) or revision
+    return reader
+
+
+def _options(revision: str | None, gguf_file: str | None = None) -> dict[str, Any]:
+    """What transformers takes beside the name."""
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if gguf_file is not None:
         if importlib.util.find_spec("gguf") is None:
@@ -69,11 +78,7 @@ def load(
                 "Reading .gguf files needs the package gguf.", 'Type pip install "just-read-twice[gguf]".'
             )
         options["gguf_file"] = gguf_file
-    model, tokenizer = _from_pretrained(source, name_or_path, _dtype(dtype), options)
-    reader = wrap(model.to(_device(device)).eval(), *methods, tokenizer=tokenizer, chat=chat)
-    reader.name = name_or_path
-    reader.revision = getattr(model.config, "_commit_hash", None) or revision
-    return reader
+    return options
 
 
 def _saved_reader(source: str, revision: str | None) -> Path | None:
@@ -110,16 +115,30 @@ def _load_saved(
     """A reader that `Reader.save_pretrained` wrote: its model, then its methods and what they have learned."""
     saved = read_saved(folder)
     if saved.model is not None:
-        inner = load(saved.model, device=device, dtype=dtype, revision=saved.revision)
-        model, tokenizer = inner.model, inner.tokenizer
+        model, tokenizer = _named_model(saved, device, dtype)
     else:
-        options: dict[str, Any] = {} if revision is None else {"revision": revision}
-        model, tokenizer = _from_pretrained(
-            source, name, _dtype(dtype), options, model_class=saved.model_class, has_tokenizer=saved.has_tokenizer
+        model, tokenizer = read_model(
+            source,
+            name,
+            _dtype(dtype),
+            _options(revision),
+            model_class=saved.model_class,
+            has_tokenizer=saved.has_tokenizer,
         )
     reader = from_saved(saved, folder, model.to(_device(device)).eval(), tokenizer, methods, chat)
     reader.name, reader.revision = name, revision
     return reader
+
+
+def _named_model(saved: SavedReader, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    """The model that a saved reader names, as the class that it was, and its tokenizer."""
+    assert saved.model is not None
+    source, gguf_file = _source(saved.model, None)
+    if _saved_reader(source, saved.revision) is not None:
+        inner = load(saved.model, device=device, dtype=dtype, revision=saved.revision)
+        return inner.model, inner.tokenizer
+    options = _options(saved.revision, gguf_file)
+    return read_model(source, saved.model, _dtype(dtype), options, model_class=saved.model_class)
 
 
 def embedded_models() -> list[str]:
@@ -151,92 +170,6 @@ def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:
             f"Pass a folder, a .gguf file, a Hub id (owner/name) or {DEFAULT_MODEL}.",
         )
     return name, gguf_file
-
-
-def _from_pretrained(
-    source: str,
-    name: str,
-    dtype: Any,
-    options: dict[str, Any],
-    *,
-    model_class: str = "AutoModelForCausalLM",
-    has_tokenizer: bool = True,
-) -> tuple[Any, Any]:
-    """The model and its tokenizer, from a folder or the Hub."""
-    from transformers import AutoTokenizer
-
-    settings = _settings(source, options)
-    if settings.get("model_type") == "gpt2" and "alt_mixer" in settings:
-        return _released(source, dtype, options, has_tokenizer)
-    try:
-        if str(settings.get("model_type")).startswith("jrt_"):
-            _register_own()
-        tokenizer = AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
-        return _class(model_class).from_pretrained(source, dtype=dtype, **options), tokenizer
-    except OSError as error:
-        reason = str(error).split("\n", 1)[0]
-        if Path(source).exists():
-            raise InputNotFoundError(
-                f"{name} cannot be loaded: {reason}", "Check that the download is whole."
-            ) from error
-        raise HubUnavailableError(
-            f"{name} is neither a local folder nor could it be had from the Hugging Face Hub: {reason}",
-            f"Check the name and the network, or use a local folder or the embedded {DEFAULT_MODEL}.",
-        ) from error
-    except ValueError as error:
-        raise UnsupportedModelError(
-            f"{name} cannot be loaded as a causal language model: {str(error).split(chr(10), 1)[0]}",
-            "jrt reads with decoder models that transformers knows; load others yourself and use jrt.wrap.",
-        ) from error
-
-
-def _settings(source: str, options: dict[str, Any]) -> dict[str, Any]:
-    """What config.json says; nothing where it cannot be had, which the loading itself then explains."""
-    from transformers import PreTrainedConfig
-
-    if "gguf_file" in options:
-        return {}  # a format that has none of ours
-    try:
-        settings, _ = PreTrainedConfig.get_config_dict(source, **options)
-    except (OSError, ValueError):
-        return {}
-    return dict(settings)
-
-
-def _register_own() -> None:
-    """Tells transformers' Auto classes about Based and JRT-RNN."""
-    from jrt.models import register
-
-    register()
-
-
-def _released(source: str, dtype: Any, options: dict[str, Any], has_tokenizer: bool) -> tuple[Any, Any]:
-    """A released checkpoint of Based or JRT-RNN, a pickle that transformers takes for a GPT-2.
-
-    Prompts are read as they were when it was evaluated; `jrt convert` has the other way too.
-    """
-    from jrt.models.conversion import TOKENIZER, tokenizer_of
-    from jrt.models.released import load_released
-
-    model, _ = load_released(source, revision=options.get("revision"))
-    tokenizer = tokenizer_of(TOKENIZER) if has_tokenizer else None
-    return (model if dtype == "auto" else model.to(dtype)), tokenizer
-
-
-def _class(name: str) -> Any:
-    """A model class by name, of transformers or ours.
-
-    Raises:
-        UnsupportedModelError: neither has it.
-    """
-    import transformers
-
-    found = getattr(transformers, name, None) or getattr(importlib.import_module("jrt.models"), name, None)
-    if not hasattr(found, "from_pretrained"):
-        raise UnsupportedModelError(
-            f"transformers {transformers.__version__} has no model class {name}.", "Install the version that has it."
-        )
-    return found
 
 
 def _device(device: str) -> torch.device:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from encoders import build_encoder, random_text
 from text import DOCUMENT, word_tokenizer
 from zoo import build
 
@@ -100,3 +101,50 @@ def test_top_level_names() -> None:
     assert all(getattr(jrt, name) is not None for name in jrt.__all__)
     with pytest.raises(AttributeError, match=r"no attribute 'Raeder'.*'Reader'"):
         _ = jrt.Raeder
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bert_classifier")
+    build_encoder("bert", "ForSequenceClassification").save_pretrained(path)
+    word_tokenizer(size=64).save_pretrained(path)
+    return path
+
+
+def test_an_encoder_is_loaded_with_the_head_that_was_saved(classifier: Path, tmp_path: Path) -> None:
+    memory = jrt.RMT(num_memory_tokens=2, segment_length=8)
+    model = hf.AutoModelForSequenceClassification.from_pretrained(classifier)
+    reader = jrt.wrap(model, memory, tokenizer=word_tokenizer(size=64))
+    reader.save_pretrained(tmp_path / "memory")
+    reader.save_pretrained(tmp_path / "whole", include_model=True)
+    ids = random_text(1, 20)
+    expected = reader(ids).logits
+    assert expected.shape == (1, 3)
+    for name in ("memory", "whole"):
+        loaded = jrt.load(str(tmp_path / name))
+        assert type(loaded.base_model) is hf.BertForSequenceClassification
+        assert torch.equal(loaded(ids).logits, expected)
+    assert type(jrt.load(str(classifier), memory).base_model) is hf.BertForSequenceClassification
+
+
+def test_the_class_of_config_json(tmp_path: Path) -> None:
+    """A head that is no language model is loaded as it is; a body alone only where it has all that writing needs."""
+    sizes: dict[str, Any] = dict(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
+    sizes |= dict(num_attention_heads=2, num_key_value_heads=2)
+    for tied, owner in ((True, hf.LlamaModel), (False, hf.LlamaModel), (False, hf.LlamaForSequenceClassification)):
+        path = tmp_path / f"{owner.__name__}-{tied}"
+        owner(hf.LlamaConfig(**sizes, tie_word_embeddings=tied, pad_token_id=0)).save_pretrained(path)
+        word_tokenizer(size=64).save_pretrained(path)
+    assert type(jrt.load(str(tmp_path / "LlamaModel-True")).model) is hf.LlamaForCausalLM
+    headed = jrt.load(str(tmp_path / "LlamaForSequenceClassification-False"))
+    assert type(headed.model) is hf.LlamaForSequenceClassification
+    with pytest.raises(UnsupportedModelError, match=r"holds a LlamaModel.*no weights for lm_head\.weight"):
+        jrt.load(str(tmp_path / "LlamaModel-False"))
+
+
+def test_a_saved_class_that_nobody_has(classifier: Path, tmp_path: Path) -> None:
+    jrt.load(str(classifier), jrt.RMT(num_memory_tokens=2, segment_length=8)).save_pretrained(tmp_path)
+    manifest = tmp_path / "jrt.json"
+    manifest.write_text(manifest.read_text().replace("BertForSequenceClassification", "MyBert"))
+    with pytest.raises(UnsupportedModelError, match=r"no model class MyBert.*Reader\.from_pretrained\(folder, model\)"):
+        jrt.load(str(tmp_path))
