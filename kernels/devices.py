@@ -27,5 +27,6 @@ def limits(device: torch.device) -> Limits:
     if device.type != "cuda" or not torch.cuda.is_available():
         return Limits()
     properties = torch.cuda.get_device_properties(device)
-    shared = getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block)  # AMD: the latter
+    names = ("shared_memory_per_block_optin", "shared_memory_per_block")  # AMD's have the second only
+    shared = next((getattr(properties, name) for name in names if hasattr(properties, name)), 49_152)
     return Limits((properties.major, properties.minor), shared)
