@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from train_child import child
 
 import jrt
-from jrt.errors import InvalidOptionError, UnknownNameError
+from jrt.errors import InvalidOptionError, UnknownNameError, UnsupportedModelError
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.base import Kind
@@ -198,6 +198,30 @@ def test_text_for_decoders(options: dict[str, Any], adapted: dict[str, Any], tmp
         if kind == "rmt":
             assert all(0 < entry["mean_write"] <= 1 for entry in entries)
         assert jrt.load(str(trained.folder), device="cpu").methods[0].kind == kind
+
+
+def test_an_encoder_does_not_foresee_what_it_sees(
+    options: dict[str, Any], adapted: dict[str, Any], tmp_path: Path
+) -> None:
+    text = {"task": None, "text": options["text"], "tokenizer": options["tokenizer"]}
+    for name, changes in (("text", text), ("task", {})):
+        with pytest.raises(UnsupportedModelError, match=r"encoder.*--head classification --task.*--model gpt2"):
+            run("rmt", adapted["rmt"] | changes | {"head": "causal"}, tmp_path / name)
+
+
+def test_a_head_of_other_classes_gives_way_to_a_new_one(adapted: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    two = AutoModelForSequenceClassification.from_pretrained(adapted["rmt"]["model"], num_labels=2)
+    two.save_pretrained(tmp_path / "two")
+    AutoTokenizer.from_pretrained(adapted["rmt"]["model"]).save_pretrained(tmp_path / "two")
+    _, model = built("rmt", adapted["rmt"] | {"model": str(tmp_path / "two")})
+    assert model.base.config.num_labels == 6 and model.base.classifier.weight.shape == (6, 16)
+    assert torch.equal(model.base.bert.embeddings.word_embeddings.weight, two.bert.embeddings.word_embeddings.weight)
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    (tmp_path / "two" / "config.json").write_text(json.dumps(config | {"intermediate_size": 24}))
+    with pytest.raises(UnsupportedModelError, match=r"do not fit its config.json: .*is \(16"):
+        built("rmt", adapted["rmt"] | {"model": str(tmp_path / "two")})
 
 
 @pytest.mark.parametrize(

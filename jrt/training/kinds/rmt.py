@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jrt.errors import InvalidOptionError
+from jrt.errors import InvalidOptionError, UnsupportedModelError
 from jrt.training.kinds.adapted import AdaptedKind, AdaptedSettings
 from jrt.training.kinds.own_model import padded
 from jrt.training.rows import Row
@@ -70,6 +70,15 @@ class RMT(AdaptedKind):
             changes |= {name: value for name, value in ends.items() if getattr(method, name) is None}
         return method.model_copy(update=changes)
 
+    def build(self) -> Any:
+        model = super().build()
+        if self.settings.head == "causal" and not model.facts.causal:
+            raise UnsupportedModelError(
+                f"{self.settings.model} is an encoder: it sees the words that it would have to foresee.",
+                "Write --head classification --task memorize (or detect, reason), or train a decoder: --model gpt2.",
+            )
+        return model
+
     def checkpoint_activations(self, model: Any) -> None:
         """The method does it."""
 
@@ -81,11 +90,7 @@ class RMT(AdaptedKind):
                 "A classifier chooses from a list of answers, and there is none.",
                 "Train it on memorize, detect or reason, or use --head causal.",
             )
-        from transformers import AutoModelForSequenceClassification
-
-        names = dict(enumerate(self.classes))
-        options = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
-        return AutoModelForSequenceClassification.from_pretrained(self.settings.model, dtype="float32", **options)
+        return _classifier(self.settings.model, self.classes)
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         if self.settings.head == "causal":
@@ -96,3 +101,29 @@ class RMT(AdaptedKind):
         prompts = [Row(row.index, row.input_ids[: row.prefix_length], row.labels[: row.prefix_length]) for row in rows]
         labels = torch.tensor([classes.index(str(row.answer)) for row in rows])
         return padded(prompts) | {"labels": labels}
+
+
+def _classifier(name: str, classes: Sequence[str]) -> Any:
+    """A model with a head for `classes`; a head of its own for another number of them gives way to a new one.
+
+    Raises:
+        UnsupportedModelError: its other weights do not fit either.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    names = dict(enumerate(classes))
+    model, found = AutoModelForSequenceClassification.from_pretrained(
+        name,
+        dtype="float32",
+        id2label=names,
+        label2id={label: number for number, label in names.items()},
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    others = [(weight, saved) for weight, saved, made in found["mismatched_keys"] if made[0] != len(classes)]
+    if others:
+        raise UnsupportedModelError(
+            f"The weights of {name} do not fit its config.json: {others[0][0]} is {tuple(others[0][1])}.",
+            "Pass a folder that save_pretrained wrote.",
+        )
+    return model
