@@ -108,6 +108,7 @@ def prepare(
         source=task.source if file is None else file.name,
         items=len(items),
         dropped=len(drawn) - len(items),
+        metrics=dict(task.metrics),
         sha256=items_hash(drawn),
     )
     return Prepared(task, items, info)

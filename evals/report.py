@@ -128,13 +128,16 @@ def _comparison_rows(comparisons: Sequence[Comparison]) -> tuple[list[str], list
 
 
 def _metric_rows(result: EvalResult) -> tuple[list[str], list[list[str]]]:
-    header = ["task", "method", "items", "contains", "exact match", "F1", "mean prompt tokens", "seconds"]
+    own = list(dict.fromkeys(name for task in result.settings.tasks for name in task.metrics))
+    names = [name.replace("_", " ") for name in own]
+    header = ["task", "method", "items", "contains", "exact match", "F1", *names, "mean prompt tokens", "seconds"]
     rows = [
         [
             score.task,
             score.method,
             str(score.items),
             *[percent(interval) for interval in (score.contains, score.exact_match, score.f1)],
+            *[percent(score.scores[name]) if name in score.scores else "-" for name in own],
             f"{score.mean_prompt_tokens:.0f}",
             f"{score.seconds:.1f}",
         ]

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jrt.errors import InvalidOptionError, TokenizerError, did_you_mean
-from jrt.evals.metrics import METRICS
+from jrt.evals.items import Item
+from jrt.evals.metrics import METRICS, first_line
 from jrt.evals.prepare import NamedMethod, Prepared, check_lengths, named_methods, prepare
 from jrt.evals.report import to_markdown
 from jrt.evals.run_folder import REPORT, RESULT, Log, open_log, write
@@ -168,7 +169,7 @@ class _Run:
                 plans, max_new_tokens=self.settings.max_new_tokens, stop="\n", batch_size=len(plans)
             )
             samples = [
-                _sample(key, digest, answer, task.items[index].answers)
+                _sample(key, digest, answer, task.task, task.items[index])
                 for key, digest, answer, index in zip(keys, hashes, answers, batch, strict=True)
             ]
             self.log.add(sample for sample, new in zip(samples, missing, strict=True) if new)
@@ -188,17 +189,19 @@ class _Run:
             self.progress(Progress(task, method, len(self.log.samples), self.total, self.resumed))
 
 
-def _sample(key: tuple[str, str, str], digest: str, answer: Any, answers: Sequence[str]) -> Sample:
+def _sample(key: tuple[str, str, str], digest: str, answer: Any, task: Task, item: Item) -> Sample:
     """One answered item; the paper cuts what was generated at its first newline, leading ones included."""
-    task, method, name = key
+    label, method, name = key
+    answers = list(item.answers)
     return Sample(
-        task=task,
+        task=label,
         method=method,
         id=name,
         prompt_sha256=digest,
         output=answer.raw,
-        answers=list(answers),
+        answers=answers,
         **{metric: measure(answer.raw, answers) for metric, measure in METRICS.items()},
+        scores=task.scores(item, first_line(answer.raw)),
         prompt_tokens=answer.prompt_tokens,
         new_tokens=answer.new_tokens,
         seconds=answer.seconds,
@@ -206,7 +209,8 @@ def _sample(key: tuple[str, str, str], digest: str, answer: Any, answers: Sequen
 
 
 def _result(settings: Settings, answered: dict[tuple[str, str], list[Sample]], command: str) -> EvalResult:
-    scores = [score(task, method, samples, settings.seed) for (task, method), samples in answered.items()]
+    infos = {task.name: task for task in settings.tasks}
+    scores = [score(infos[task], method, samples, settings.seed) for (task, method), samples in answered.items()]
     tasks, methods = [task.name for task in settings.tasks], [method.label for method in settings.methods]
     return EvalResult(
         command=command,

@@ -59,6 +59,7 @@ class TaskInfo(_Record):
         items: how many were asked.
         dropped: how many the window rule left out.
         sha256: of the rows of the sampled items, before any cutting.
+        metrics: the task's own ones, besides those of every task: "share" of right items, or "mean".
     """
 
     name: str
@@ -67,6 +68,7 @@ class TaskInfo(_Record):
     items: int
     dropped: int
     sha256: str
+    metrics: dict[str, Literal["share", "mean"]] = {}
 
 
 class MethodInfo(_Record):
@@ -107,6 +109,7 @@ class Sample(_Record):
         contains: 1 or 0, see `jrt.evals.metrics`.
         exact_match: 1 or 0.
         f1: 0 to 1.
+        scores: the task's own metrics, 0 to 1.
         prompt_tokens: tokens read.
         new_tokens: tokens generated.
         seconds: wall time, shared evenly by the items of a batch.
@@ -121,13 +124,17 @@ class Sample(_Record):
     contains: float
     exact_match: float
     f1: float
+    scores: dict[str, float] = {}
     prompt_tokens: int
     new_tokens: int
     seconds: float
 
 
 class Score(_Record):
-    """One method on one task; intervals are Wilson's for contains and exact match, bootstrap for F1."""
+    """One method on one task; `scores` are the task's own metrics.
+
+    Intervals are Wilson's for contains, exact match and other shares of right items, bootstrap for F1 and other means.
+    """
 
     task: str
     method: str
@@ -135,6 +142,7 @@ class Score(_Record):
     contains: Interval
     exact_match: Interval
     f1: Interval
+    scores: dict[str, Interval] = {}
     mean_prompt_tokens: float
     seconds: float
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jrt.evals.schema import AVERAGE, Comparison, Interval, Sample, Score
+from jrt.evals.schema import AVERAGE, Comparison, Interval, Sample, Score, TaskInfo
 from jrt.evals.statistics import Estimate, average_interval, differences, mean_interval, wilson
 
 
-def score(task: str, method: str, samples: Sequence[Sample], seed: int) -> Score:
+def score(task: TaskInfo, method: str, samples: Sequence[Sample], seed: int) -> Score:
     """The score of one method on one task."""
+    own = {name: [sample.scores[name] for sample in samples] for name in task.metrics}
     return Score(
-        task=task,
+        task=task.name,
         method=method,
         items=len(samples),
         contains=Interval.of(_proportion([sample.contains for sample in samples])),
         exact_match=Interval.of(_proportion([sample.exact_match for sample in samples])),
         f1=Interval.of(mean_interval([sample.f1 for sample in samples], seed)),
+        scores={
+            name: Interval.of(_proportion(values) if task.metrics[name] == "share" else mean_interval(values, seed))
+            for name, values in own.items()
+        },
         mean_prompt_tokens=sum(sample.prompt_tokens for sample in samples) / len(samples),
         seconds=sum(sample.seconds for sample in samples),
     )

@@ -10,10 +10,10 @@ same nominal length. The instructions are our own and there are no examples in t
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,7 @@ from pydantic import Field
 from jrt.errors import DataFormatError, InputNotFoundError, InvalidOptionError
 from jrt.evals.items import Item, Row, check_limit, plain_item, read_rows, sample
 from jrt.evals.tasks.babilong_scores import LABELS, by_words, official
-from jrt.evals.tasks.base import Task
+from jrt.evals.tasks.base import Kind, Task
 from jrt.prompts import JRTPrompt, Plan, Query
 from jrt.training.places import Distractors, pieces
 
@@ -44,8 +44,10 @@ class BABILong(Task):
     """
 
     name = "babilong"
-    version = 1
+    version = 2
     summary = "bAbI's facts between the sentences of a long text; the stories come from a file"
+    metrics: ClassVar[Mapping[str, Kind]] = {"official": "share", "by_words": "share"}
+    shown = ("task",)
 
     task: TaskName = "qa1"
     length: int = Field(default=1000, ge=0, strict=True)

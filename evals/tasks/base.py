@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT_COUNT = 200
 """How many items a generated task has when there is no limit."""
+
+
+Kind = Literal["share", "mean"]
+"""What the mean of a metric is: a share of right items, with Wilson's interval, or a mean, with the bootstrap's."""
 
 
 class Cut(NamedTuple):
@@ -43,6 +47,10 @@ class Task(BaseModel):
     summary: ClassVar[str]
     cuts: ClassVar[bool] = False
     """Whether documents can be cut to a context length."""
+    metrics: ClassVar[Mapping[str, Kind]] = {}
+    """What `scores` gives, besides the metrics of every task; each has a column in results."""
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Options that the shorthand shows even at their defaults, because results differ in kind by them."""
 
     def __init__(self, **options: Any) -> None:
         try:
@@ -90,6 +98,10 @@ class Task(BaseModel):
         """The prompt of one item."""
         return method.plan(item.context, item.question)
 
+    def scores(self, item: Item, output: str) -> dict[str, float]:
+        """The task's own `metrics` of one answer, 0 to 1; `output` is the answer up to its first newline."""
+        return {}
+
     def cut(self, item: Item, cut: Cut) -> Item | None:
         """The item with its document cut to a window; None where the rule drops it.
 
@@ -104,7 +116,10 @@ class Task(BaseModel):
 
     def __str__(self) -> str:
         """The shorthand that makes this task again."""
-        options = ",".join(f"{name}={value}" for name, value in self.model_dump(exclude_defaults=True).items())
+        changed = self.model_dump(exclude_defaults=True)
+        options = ",".join(
+            f"{name}={value}" for name, value in self.model_dump().items() if name in changed or name in self.shown
+        )
         return f"{self.name}:{options}" if options else self.name
 
 

@@ -5,13 +5,14 @@ The book summaries of Infini-attention's table (arXiv 2404.07143) are one use; a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from jrt.errors import DataFormatError, InvalidOptionError
 from jrt.evals.hub import dataset_rows
 from jrt.evals.items import Item, Row, plain_item, sample
 from jrt.evals.rouge import rouge
-from jrt.evals.tasks.base import Task
+from jrt.evals.tasks.base import Kind, Task
 from jrt.prompts import JRTPrompt, Plan, Query
 
 QUESTION = "Summarise the text above in one paragraph."
@@ -30,6 +31,7 @@ class Summarisation(Task):
     name = "summarisation"
     version = 1
     summary = "the summary of a long document, scored with ROUGE; documents come from a file or the Hub"
+    metrics: ClassVar[Mapping[str, Kind]] = {"rouge_1": "mean", "rouge_2": "mean", "rouge_l": "mean"}
 
     dataset: str | None = None
     split: str = "test"
@@ -70,5 +72,6 @@ class Summarisation(Task):
         return method.plan(item.context, Query(item.question, f"{item.question}\nSummary:", joint="\n\n"))
 
     def scores(self, item: Item, output: str) -> dict[str, float]:
-        """ROUGE-1, -2, -L and their geometric mean, 0 to 1."""
-        return rouge(output, item.answers)
+        """ROUGE-1, -2 and -L, 0 to 1. Their geometric mean is one of means, so `jrt.evals.rouge` gives it for a run."""
+        found = rouge(output, item.answers)
+        return {name: found[name] for name in self.metrics}

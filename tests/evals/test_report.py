@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import FakeReader, likes_rows, write_rows
+from fakes import FakeReader, half_right, likes_rows, write_rows
 
 from jrt.errors import DataFormatError, InputNotFoundError, MissingDependencyError, WriteError
 from jrt.evals import EvalResult, evaluate, load_result, plot, rich_table, to_markdown
+from jrt.evals.report import percent
+from jrt.evals.statistics import wilson
+from jrt.prompts import JRTPrompt, Plan
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,37 @@ def test_one_method_has_no_gain(result: EvalResult, tmp_path: Path) -> None:
     alone = evaluate(FakeReader(), ["squad"], ["once"], data=path)
     assert alone.comparisons == [] and "gain" not in to_markdown(alone).lower()
     assert "average" not in to_markdown(alone)
+
+
+def test_a_task_with_metrics_of_its_own_has_columns_for_them(tmp_path: Path) -> None:
+    """BABILong's official rule finds "no" in "know" and reads the first sentence; whole words do not."""
+    rows = [
+        {"id": str(i), "context": "John left.", "question": "Is Mary here?", "answers": [answer]}
+        for i, answer in enumerate(["no", "no", "yes"])
+    ]
+    data = {
+        "babilong": write_rows(tmp_path / "b.jsonl", rows),
+        "squad": write_rows(tmp_path / "s.jsonl", likes_rows(3)),
+    }
+
+    def answer(plan: Plan, method: JRTPrompt) -> str:
+        return " I do not know\n yes" if "Mary" in plan.text else half_right(plan, method)
+
+    tasks, out = ["babilong:task=qa6,length=0", "squad"], tmp_path / "run"
+    result = evaluate(FakeReader(answer), tasks, ["once", "twice"], data=data, out=out)
+    score = load_result(out).score("babilong:task=qa6,length=0", "once")
+    assert (score.scores["official"].value, score.scores["by_words"].value) == (2 / 3, 0)
+    assert tuple(score.scores["official"].model_dump().values()) == wilson(2, 3)
+    lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    own = {line["id"]: line["scores"] for line in lines if line["method"] == "once"}
+    assert own["0"] == own["1"] == {"official": 1, "by_words": 0} and own["2"] == {"official": 0, "by_words": 0}
+    assert own["row-0"] == {} == result.score("squad", "once").scores
+    header, *rows_of = [
+        line for line in (out / "report.md").read_text().split("All metrics")[1].splitlines() if "|" in line
+    ]
+    place = [cell.strip() for cell in header.split("|")].index("official")
+    found = {row.split("|")[1].strip(): row.split("|")[place].strip() for row in rows_of}
+    assert found["squad"] == "-" and found["babilong:task=qa6,length=0"] == percent(score.scores["official"])
 
 
 def test_the_terminal_table_shows_names_with_brackets(result: EvalResult) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from jrt.errors import DataFormatError, InvalidOptionError
 from jrt.evals.rouge import FILE, NAMES, common, main, rouge, score_run, words
 from jrt.evals.runner import evaluate
+from jrt.evals.schema import load_result
 from jrt.evals.tasks.registry import parse_task
 from jrt.methods import parse_method
 
@@ -103,6 +104,10 @@ def test_a_run_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     path = write_rows(tmp_path / "data.jsonl", ROWS[:1])
     out = tmp_path / "run"
     evaluate(FakeReader(answer), "summarisation", "once,twice", data={"summarisation": path}, out=out)  # type: ignore[arg-type]
+    for method, value in (("once", 0.0), ("twice", 1.0)):
+        score = load_result(out).score("summarisation", method)
+        assert {name: interval.value for name, interval in score.scores.items()} == dict.fromkeys(NAMES[:3], value)
+        assert all(0 <= interval.low < interval.high <= 1 for interval in score.scores.values())
     once, twice = score_run(out)["scores"]
     assert [once[name]["value"] for name in NAMES[:3]] == [0, 0, 0] and once["overall"] == 0
     assert [twice[name]["value"] for name in NAMES[:3]] == [100, 100, 100] and twice["overall"] == 100
