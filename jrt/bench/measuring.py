@@ -55,7 +55,7 @@ def measure_on_gpu(cell: Cell, ways: Sequence[Way], machine: Machine, measure: M
     """One way after the other; `measure` is `measure_way`, here or in another process."""
     rows: list[Row] = []
     for way in _taking_part(cell, ways):
-        reason = way.obstacle(cell.case) or _too_large(way, cell.case, machine)
+        reason = _in_the_way(way, cell.case) or _too_large(way, cell.case, machine)
         found = measure(way, cell.case) if reason is None else {"note": reason}
         row = _row(cell, way, _GPU_TIMES)
         rows.append(row | found)
@@ -81,7 +81,7 @@ def measure_on_cpu(cell: Cell, ways: Sequence[Way], rounds: int) -> list[Row]:
     once = 0.0
     for way in _taking_part(cell, ways):
         row = rows[way.name] = _row(cell, way, _CPU_TIMES)
-        reason = way.obstacle(cell.case)
+        reason = _in_the_way(way, cell.case)
         if reason is not None:
             row["note"] = reason
             continue
@@ -109,7 +109,7 @@ def seconds_expected(cell: Cell, ways: Sequence[Way], machine: Machine) -> float
     """A guess at what a cell takes on a GPU, without compiling: what the roofline says, and a fixed cost."""
     total = 0.0
     for way in _taking_part(cell, ways):
-        if way.obstacle(cell.case) is None and _too_large(way, cell.case, machine) is None:
+        if _in_the_way(way, cell.case) is None and _too_large(way, cell.case, machine) is None:
             total += _SECONDS_OF_A_WAY + _CALLS * _seconds(way, cell.case, machine)
     return total
 
@@ -131,6 +131,14 @@ def _row(cell: Cell, way: Way, times: Sequence[str]) -> Row:
         "positions": case.length,
     }
     return identity | dict.fromkeys([*times, "ratio", "error"]) | {"note": ""}
+
+
+def _in_the_way(way: Way, case: Case) -> str | None:
+    """The way's obstacle; what is raised on the search for one is one too."""
+    try:
+        return way.obstacle(case)
+    except Exception as error:  # a package that is half installed, a device that does not answer
+        return _said(error)
 
 
 def _cost(way: Way, case: Case) -> Work:

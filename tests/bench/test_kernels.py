@@ -117,11 +117,15 @@ def test_what_cannot_be_measured_says_why() -> None:
     def exhaust(at: Case, inputs: Any) -> Tensor:
         raise torch.OutOfMemoryError("too much")
 
+    def refuse(at: Case) -> str | None:
+        raise AssertionError("no CUDA")
+
     ours = way_named("taylor")
     ways = [
         replace(ours, name="explodes", forward=explode),
         replace(ours, name="exhausts", forward=exhaust),
         replace(ours, name="obstacle", obstacle=lambda at: "is not installed"),
+        replace(ours, name="unknown", obstacle=refuse),
         replace(ours, name="elsewhere", devices=("cuda",)),
         replace(ours, name="large", temporary=lambda at: 1e12),
         replace(ours, name="slow", cost=lambda at: kernels_taylor.Work(790e12, 0)),
@@ -131,12 +135,13 @@ def test_what_cannot_be_measured_says_why() -> None:
         "explodes": "RuntimeError: no kernel image is available",
         "exhausts": "does not fit",
         "obstacle": "is not installed",
+        "unknown": "AssertionError: no CUDA",
         "large": "does not fit: about 1006 GB, 1000 GB are free",
         "slow": "left out: one call takes about 2.9 s",
     }
     assert seconds_expected(Cell("taylor", case()), ways, LARGE) == pytest.approx(0.8, abs=0.01)
-    cpu = measure_on_cpu(Cell("taylor", case()), ways[:4], rounds=1)
-    assert [row["note"] for row in cpu] == list(notes.values())[:3]
+    cpu = measure_on_cpu(Cell("taylor", case()), ways[:5], rounds=1)
+    assert [row["note"] for row in cpu] == list(notes.values())[:4]
 
 
 @pytest.mark.parametrize(("once", "rounds"), [(1e-6, [1, 3, 60]), (0.01, [1, 3, 15]), (3.0, [1, 3])])
