@@ -147,7 +147,7 @@ class RMTModel(AdaptedModel):
         if self.training:
             output.memory, output.mean_write = memory, mean_write
         else:
-            vars(output).update(memory=memory, mean_write=mean_write)
+            output.__dict__.update(memory=memory, mean_write=mean_write)  # past its __setattr__, which makes entries
         return output
 
     def penalized(self, loss: Tensor | None, mean_write: Tensor | None) -> Tensor | None:

@@ -8,19 +8,22 @@ from typing import Any
 from jrt.errors import HubUnavailableError, MissingDependencyError
 
 
-def dataset_rows(name: str, split: str, *, task: str) -> Iterator[dict[str, Any]]:
+def dataset_rows(
+    name: str, split: str, *, task: str, columns: str = "id, context, question, answers"
+) -> Iterator[dict[str, Any]]:
     """The rows of one split, in their order; they stay in a memory-mapped file, not in memory.
 
     Args:
         name: the data set, `owner/name`.
         split: which part of it.
         task: the task that asks, for the message.
+        columns: what a local file would hold in its place, for the message.
 
     Raises:
         MissingDependencyError: `datasets` is not installed.
         HubUnavailableError: the data set cannot be had.
     """
-    local = f"Or pass a local file with id, context, question, answers: --data {task}=FILE.jsonl."
+    local = f"Or pass a local file with {columns}: --data {task}=FILE.jsonl."
     try:
         import datasets
     except ImportError:

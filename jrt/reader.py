@@ -21,6 +21,7 @@ from jrt.tokens import encode, encode_plan, left_pad
 
 if TYPE_CHECKING:
     from jrt.reading import Reading
+    from jrt.state.state import Progress
 
 
 class Reader(ReaderModule):
@@ -113,11 +114,17 @@ class Reader(ReaderModule):
         reading = self.read(document, system=system)
         return reading.ask_many(questions, max_new_tokens=max_new_tokens, **generation)
 
-    def read(self, document: str, *, system: str | None = None) -> Reading:
-        """Reads a document, as often as the method says, and keeps the state for questions that come later."""
+    def read(self, document: str, *, system: str | None = None, progress: Progress | None = None) -> Reading:
+        """Reads a document, as often as the method says, and keeps the state for questions that come later.
+
+        Args:
+            document: the text that will be asked about.
+            system: a system turn, for models with a chat template.
+            progress: called with the tokens read so far and all that will be, after every part of a long document.
+        """
         from jrt.reading import Reading
 
-        return Reading.of(self, document, system=system)
+        return Reading.of(self, document, system=system, progress=progress)
 
     def answer_plans(
         self,

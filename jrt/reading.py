@@ -25,6 +25,8 @@ from jrt.tokens import encode_after, left_pad
 if TYPE_CHECKING:
     from os import PathLike
 
+    from jrt.state.state import Progress
+
 _TAIL = 400  # characters of the text kept, to see where tokens fall at the boundary to a question
 
 
@@ -45,11 +47,13 @@ class Reading:
         self.system = system
 
     @classmethod
-    def of(cls, reader: Reader, document: str, *, system: str | None = None) -> Reading:
+    def of(
+        cls, reader: Reader, document: str, *, system: str | None = None, progress: Progress | None = None
+    ) -> Reading:
         """Reads `document` with `reader`; see `Reader.read`."""
         plan = _prefix_plan(reader, document, system)
         reading = cls(reader, State.empty(1, reader.device), "", system)
-        reading._advance(reader.encode_prefix(plan), plan.text)
+        reading._advance(reader.encode_prefix(plan), plan.text, progress)
         return reading
 
     @property
@@ -141,14 +145,14 @@ class Reading:
 
         return load(Path(folder), reader)
 
-    def _advance(self, ids: list[int], text: str) -> None:
+    def _advance(self, ids: list[int], text: str, progress: Progress | None = None) -> None:
         """Reads tokens; on an error or Ctrl-C the reading stays what it was."""
         self._check_length(len(ids))
         reader = self.reader
         state = self.state.fork()
         with reader.installed():
             tokens = torch.tensor([ids], device=reader.device)
-            advance(reader.model, state, tokens, capabilities=reader.capabilities)
+            advance(reader.model, state, tokens, capabilities=reader.capabilities, progress=progress)
         self.state, self.tail = state, (self.tail + text)[-_TAIL:]
 
     def _check_length(self, more: int) -> None:

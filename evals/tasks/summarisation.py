@@ -52,7 +52,8 @@ class Summarisation(Task):
         return sample(self._hub_items(self.dataset), limit, seed)
 
     def _hub_items(self, dataset: str) -> Iterator[Item]:
-        for index, row in enumerate(dataset_rows(dataset, self.split, task=self.name)):
+        columns = f"{self.document_column}, {self.summary_column}"
+        for index, row in enumerate(dataset_rows(dataset, self.split, task=self.name, columns=columns)):
             yield self.item({**row, "id": f"{self.name}-{index}"}, index)
 
     def item(self, row: Row, number: int) -> Item:

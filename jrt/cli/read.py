@@ -10,7 +10,7 @@ import typer
 
 from jrt.cli import options
 from jrt.cli.inputs import check_out, read_text
-from jrt.cli.output import print_json, stdout
+from jrt.cli.output import print_json, progress, stdout
 from jrt.cli.readers import method_name, open_reader, parse_methods
 from jrt.errors import InvalidOptionError
 
@@ -46,7 +46,11 @@ def read(
     if Path(model).expanduser().exists():
         reader.name = str(Path(model).expanduser().resolve())  # so that the reading can be asked from anywhere
     started = time.perf_counter()
-    reading = reader.read(text, system=system)
+    with progress() as bar:
+        line = bar.add_task("tokens", total=None)
+        reading = reader.read(
+            text, system=system, progress=lambda done, total: bar.update(line, completed=done, total=total)
+        )
     seconds = time.perf_counter() - started
     reading.save(out)
     result = {

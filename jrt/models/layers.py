@@ -71,11 +71,3 @@ class BasedLayer(GradientCheckpointingLayer):
     def forward(self, x: Tensor, regions: Regions, memory: LayerMemory | None) -> Tensor:
         x = x + self.mixer(self.norm1(x), regions, memory)
         return x + self.mlp(self.norm2(x))
-
-
-class Embeddings(nn.Module):
-    """Holds the word embeddings under their released name."""
-
-    def __init__(self, config: BasedConfig) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)

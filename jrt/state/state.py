@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,10 @@ from jrt.state.capabilities import Capabilities
 
 PREFILL_CHUNK = 2048
 """Tokens in one forward of a long prefill; keeps activations bounded while matrices stay large enough to be fast."""
+
+
+Progress = Callable[[int, int], None]
+"""Is told how many columns are read, and how many there are."""
 
 
 @dataclass
@@ -118,6 +123,7 @@ def advance(
     *,
     capabilities: Capabilities,
     chunk_size: int = PREFILL_CHUNK,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Reads `ids` on top of `state`, which is changed in place.
 
@@ -128,6 +134,7 @@ def advance(
         mask: 1 for tokens, 0 for padding, (B, N); the last column must be tokens. None means no padding.
         capabilities: what `probe(model)` found.
         chunk_size: tokens in one forward.
+        progress: told after every forward how many columns of `ids` are read, and how many there are.
 
     Returns:
         The logits after the last token, (B, V).
@@ -136,7 +143,7 @@ def advance(
     if state.rows is None and _needs_rows(state, mask, capabilities):
         state.split()
     if state.rows is None and capabilities.continuation != "replay":
-        return _feed(model, state, ids, mask, capabilities, chunk_size)
+        return _feed(model, state, ids, mask, capabilities, chunk_size, progress)
     if state.rows is not None:
         logits = _advance_rows(model, state.rows, ids, mask, capabilities, chunk_size)
     else:
@@ -171,7 +178,15 @@ def _advance_rows(
     return torch.cat([torch.zeros_like(some) if result is None else result for result in results])
 
 
-def _feed(model: Any, state: State, ids: Tensor, mask: Tensor, capabilities: Capabilities, chunk_size: int) -> Tensor:
+def _feed(
+    model: Any,
+    state: State,
+    ids: Tensor,
+    mask: Tensor,
+    capabilities: Capabilities,
+    chunk_size: int,
+    progress: Progress | None,
+) -> Tensor:
     """Forward after forward over parts of the new tokens; `state` grows with every part.
 
     A model that is exact in single steps only still reads its very first tokens at once, and so does a model with a
@@ -182,7 +197,7 @@ def _feed(model: Any, state: State, ids: Tensor, mask: Tensor, capabilities: Cap
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
     width = chunk_size if capabilities.continuation == "chunk" else 1 if state.cache is not None else ids.shape[1]
     first = max(width, _prefix_columns(model, mask)) if state.cache is None else width
-    length = ids.shape[1]
+    length, done = ids.shape[1], 0
     sizes = [min(first, length), *(min(width, length - start) for start in range(first, length, width))]
     for part, part_mask in zip(ids.split(sizes, dim=1), mask.split(sizes, dim=1), strict=True):
         state.ids, state.mask = torch.cat([state.ids, part], dim=1), torch.cat([state.mask, part_mask], dim=1)
@@ -194,6 +209,9 @@ def _feed(model: Any, state: State, ids: Tensor, mask: Tensor, capabilities: Cap
             options[name] = state.cache
         output = model(input_ids=part, use_cache=True, **options)
         state.cache = getattr(output, name)
+        done += part.shape[1]
+        if progress is not None:
+            progress(done, length)
     logits: Tensor = output.logits[:, -1]
     return logits
 

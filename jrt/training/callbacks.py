@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: lines for the caller, early ends, gradients cut to a range."""
+"""What happens between the steps of a run: lines for the caller, early ends, the best step, clipping."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ class EndsEarly(transformers.TrainerCallback):
         low = self._stage.target_loss is not None and loss is not None and loss <= self._stage.target_loss
         if accurate or low:
             control.should_training_stop = control.should_save = True
+
+
+class KeepsBest(transformers.TrainerCallback):
+    """Saves the step of the best evaluation and remembers it in the state, as `load_best_model_at_end` needs it.
+
+    The last step is evaluated too, so that a stage that is shorter than the time between evaluations has a best one.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
+        score = metrics["eval_accuracy"] if "eval_accuracy" in metrics else -metrics["eval_loss"]
+        if state.best_metric is None or score > state.best_metric:
+            state.best_metric, state.best_global_step = score, state.global_step
+            control.should_save = True
 
 
 class ClipsValues(transformers.TrainerCallback):

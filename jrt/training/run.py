@@ -29,7 +29,7 @@ import transformers
 import jrt
 from jrt.errors import DataFormatError, InvalidOptionError, MissingDependencyError
 from jrt.files import only_writer, write_text
-from jrt.training.callbacks import ClipsValues, EndsEarly, Report, Reports
+from jrt.training.callbacks import ClipsValues, EndsEarly, KeepsBest, Report, Reports
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.base import Kind
 from jrt.training.processes import in_first, quiet_transformers, random_state_kept
@@ -158,17 +158,25 @@ class _Run:
         begun = [index for index, stage in enumerate(stages) if checkpoints(self._checkpoints(stage))]
         first = begun[-1] if begun else 0
         log = {stage.name: _log_of(checkpoints(self._checkpoints(stage))[-1]) for stage in stages[:first]}
-        previous = checkpoints(self._checkpoints(stages[first - 1]))[-1] if first else None
+        previous, reload = self._result(stages[first - 1]) if first else None, False
         for index in range(first, len(stages)):
             stage, done = stages[index], checkpoints(self._checkpoints(stages[index]))
             before = sum(earlier.steps for earlier in stages[:index])
-            if done and (done[-1] / FINISHED).exists():
-                self.kind.load_weights(self.model, done[-1])
-            else:
+            finished = bool(done) and (done[-1] / FINISHED).exists()
+            if not finished:
                 self._train(stage, index, (before, total), previous, done[-1] if done else None)
-            previous = checkpoints(self._checkpoints(stage))[-1]
-            log[stage.name] = _log_of(previous)
+            previous = self._result(stage)
+            log[stage.name] = _log_of(checkpoints(self._checkpoints(stage))[-1])
+            reload = finished or self.settings.load_best_model_at_end
+        if reload:
+            self.kind.load_weights(self.model, previous)
         return log
+
+    def _result(self, stage: Stage) -> Path:
+        """The checkpoint that a finished stage hands on: its best one where that is asked for, or its last."""
+        last = checkpoints(self._checkpoints(stage))[-1]
+        best = _state_of(last).get("best_global_step") if self.settings.load_best_model_at_end else None
+        return last if best is None else last.with_name(f"checkpoint-{best}")
 
     def _train(
         self, stage: Stage, index: int, schedule: tuple[int, int], previous: Path | None, checkpoint: Path | None
@@ -185,7 +193,7 @@ class _Run:
         first = schedule[0] * settings.batch_size
         count = stage.steps * settings.batch_size
         longest = self.kind.longest(self.model, stage)
-        evaluation = settings.evaluation_rows if settings.validation_share or settings.task else 0
+        evaluation, best = settings.evaluations, [KeepsBest()] if settings.load_best_model_at_end else []
         trainer = StageTrainer(
             self.kind,
             self.model,
@@ -194,7 +202,7 @@ class _Run:
             StageRows(self.rows, "train", count, first, length),
             StageRows(self.rows, "validation", evaluation, 0, lambda row: longest) if evaluation else None,
             (0, stage.steps) if restart else schedule,
-            [Reports(self.report, stage), EndsEarly(stage), ClipsValues(settings.clip_value)],
+            [Reports(self.report, stage), EndsEarly(stage), ClipsValues(settings.clip_value), *best],
         )
         if previous is not None and checkpoint is None and not restart:
             trainer.create_optimizer().load_state_dict(
@@ -267,8 +275,12 @@ class _Run:
 
 
 def _log_of(checkpoint: Path) -> list[dict[str, float]]:
+    return list(_state_of(checkpoint)["log_history"])
+
+
+def _state_of(checkpoint: Path) -> dict[str, Any]:
     try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise DataFormatError(f"{checkpoint} is no whole checkpoint: {error}.", "Delete it and resume.") from None
-    return list(state["log_history"])
+    return state

@@ -65,6 +65,9 @@ class Settings(BaseModel):
     evaluation_rows: int = Field(default=64, ge=0, description="Rows of an evaluation; 0 is none.")
     save_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
     keep: int = Field(default=2, ge=1, description="Checkpoints that are kept.")
+    load_best_model_at_end: bool = Field(
+        default=False, description="A stage ends as its best evaluation (accuracy, or else loss), not as its last step."
+    )
 
     def __init__(self, **options: Any) -> None:
         try:
@@ -78,6 +81,19 @@ class Settings(BaseModel):
         if len(given) != 1:
             raise ValueError(
                 f"training needs one source of data: text, dataset or task; given: {', '.join(given) or 'none'}"
+            )
+        return self
+
+    @property
+    def evaluations(self) -> int:
+        """Rows of an evaluation; 0 where there is none."""
+        return self.evaluation_rows if self.validation_share or self.task else 0
+
+    @model_validator(mode="after")
+    def _best_of_something(self) -> Self:
+        if self.load_best_model_at_end and not self.evaluations:
+            raise ValueError(
+                "load_best_model_at_end needs evaluations: evaluation_rows, and a validation_share of a text"
             )
         return self
 

@@ -184,7 +184,8 @@ class StageTrainer(transformers.Trainer):
             put_in_place(written, folder / written.name)
             written.parent.rmdir()
             for old in checkpoints(folder)[: -self.kind.settings.keep]:
-                shutil.rmtree(old)
+                if step_of(old) != self.state.best_global_step:
+                    shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -214,7 +215,12 @@ def right_answers(logits: Tensor, labels: Tensor, end: int | None) -> Tensor:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a stage, oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(folder.glob("checkpoint-*"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def put_in_place(written: Path, place: Path) -> None:

@@ -7,8 +7,10 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,6 +132,22 @@ def test_read_replaces_a_reading_only_when_told(
     assert "--overwrite" in refused.error
     assert jrt("read", "-", "-o", kept, "-m", mamba, "--overwrite", stdin="Ana likes figs.").code == 0
     assert json.loads((kept / "reading.json").read_text())["num_tokens"] < json.loads(before)["num_tokens"]
+
+
+def test_reading_shows_how_far_it_is(
+    jrt: Callable[..., Any], mamba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar() -> Iterator[Any]:
+        update = lambda _, completed, total: told.append((completed, total))  # noqa: E731
+        yield SimpleNamespace(add_task=lambda name, total: 0, update=update)
+
+    monkeypatch.setattr("jrt.cli.read.progress", bar)
+    outcome = jrt("read", "-", "-o", tmp_path / "kept", "-m", mamba, "--method", "once", "--json", stdin="w50 " * 3000)
+    tokens = outcome.json["tokens"]
+    assert told == [(2048, tokens), (tokens, tokens)] and 3000 <= tokens < 4096
 
 
 def test_nothing_is_left_behind_when_reading_fails(jrt: Callable[..., Any], llama: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from fakes import FakeReader, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jrt.errors import DataFormatError, InvalidOptionError
+from jrt.errors import DataFormatError, HubUnavailableError, InvalidOptionError
 from jrt.evals.rouge import FILE, NAMES, common, main, rouge, score_run, words
 from jrt.evals.runner import evaluate
 from jrt.evals.schema import load_result
@@ -94,6 +94,20 @@ def test_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     task = parse_task("summarisation:dataset=owner/books,split=validation")
     assert task.source == "hub:owner/books"
     assert [item.id for item in task.items()] == ["summarisation-0", "summarisation-1"]
+
+
+def test_what_a_file_in_place_of_the_hub_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Datasets:
+        @staticmethod
+        def load_dataset(name: str, split: str) -> list[dict[str, object]]:
+            raise OSError("no network")
+
+    monkeypatch.setitem(sys.modules, "datasets", Datasets)
+    task = parse_task("summarisation:dataset=owner/books,document_column=book,summary_column=short")
+    with pytest.raises(HubUnavailableError, match=r"a local file with book, short: --data summarisation=FILE\.jsonl"):
+        task.items()
+    with pytest.raises(HubUnavailableError, match="a local file with id, context, question, answers: --data squad="):
+        parse_task("squad").items()
 
 
 def test_a_run_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import jrt
 from jrt.errors import InvalidOptionError, UnknownNameError, UnsupportedModelError
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds import kind_class
+from jrt.training.kinds.adapted import AdaptedKind
 from jrt.training.kinds.base import Kind
 from jrt.training.run import Trained, train
 from jrt.training.trainer import FINISHED
@@ -134,6 +135,30 @@ def test_a_stage_ends_when_its_target_is_reached(adapted: dict[str, Any], tmp_pa
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_stage_hands_on_its_best_checkpoint_and_the_last_one_is_the_model(
+    adapted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = AdaptedKind.load_weights
+    monkeypatch.setattr(
+        AdaptedKind, "load_weights", lambda self, model, folder: (loaded.append(str(folder)), load(self, model, folder))
+    )
+    options = adapted["rmt"] | dict(load_best_model_at_end=True, keep=1, save_every=100, evaluate_every=2, steps=7)
+    trained = run("rmt", options | dict(learning_rate=0.3, evaluation_rows=16, schedule="constant"), tmp_path)
+    best = {}
+    for stage, entries in trained.log.items():
+        scores = {entry["step"]: entry["eval_accuracy"] for entry in entries if "eval_accuracy" in entry}
+        assert set(scores) == {2, 4, 6, 7}, "the last step is evaluated too"
+        best[stage] = max(scores, key=lambda step: (scores[step], -step))
+        kept = sorted(path.name for path in (tmp_path / "checkpoints" / stage).iterdir())
+        assert kept == sorted({f"checkpoint-{best[stage]}", "checkpoint-7"})
+    assert set(best.values()) != {7}, "a run in which the last step is not always the best one"
+    folders = [tmp_path / "checkpoints" / stage / f"checkpoint-{step}" for stage, step in best.items()]
+    assert loaded == [str(folder) for folder in folders]
+    for name, tensor in weights(folders[-1]).items():
+        assert torch.equal(tensor, weights(trained.folder)[name])
+
+
 def test_the_optimizer_goes_on_where_it_is_asked_to(adapted: dict[str, Any], tmp_path: Path) -> None:
     for restart, counted in ((True, 3), (False, 6)):
         out = tmp_path / str(restart)
@@ -233,6 +258,7 @@ def test_a_head_of_other_classes_gives_way_to_a_new_one(adapted: dict[str, Any],
         ("rmt", {"method": "segments=3"}, "RMT has no option 'segments'"),
         ("infini", {"head": "causal"}, "no option 'head'"),
         ("infini", {"segments": 0}, "segments=0"),
+        ("rmt", {"load_best_model_at_end": True, "evaluation_rows": 0}, "needs evaluations"),
     ],
 )
 def test_refusals(kind: str, changes: dict[str, Any], message: str, adapted: dict[str, Any], tmp_path: Path) -> None:

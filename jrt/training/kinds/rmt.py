@@ -25,6 +25,7 @@ _PAPER: dict[str, Any] = dict(
     clip_norm=0.0,
     clip_value=5.0,
     learning_rate=1e-5,
+    load_best_model_at_end=True,
     seed=43,
 )
 PAPER: dict[str, dict[str, Any]] = {
@@ -39,9 +40,11 @@ PAPER: dict[str, dict[str, Any]] = {
         first_learning_rate=1e-5,
         warmup_share=0.1,
         evaluate_every=2000,
+        evaluation_rows=2000,
     ),
 }
-"""The paper's hyperparameters for its three tasks; a stage starts from the last checkpoint, there from the best one."""
+"""The paper's hyperparameters for its three tasks. A stage starts from the best checkpoint of the one before; that of
+15 evaluations without a better one ends a stage is left out, because no stage has so many."""
 
 
 class RMTSettings(AdaptedSettings):
