@@ -16,7 +16,6 @@ from jrt.explanation import Explanation, explain
 from jrt.methods import Method
 from jrt.prompts import Plan, chat_plan
 from jrt.reader_module import ReaderModule
-from jrt.state.probe import refuse_encoders
 from jrt.tokens import encode, encode_plan, left_pad
 
 if TYPE_CHECKING:
@@ -83,6 +82,7 @@ class Reader(ReaderModule):
             EmptyInputError: the document or the question is empty.
             ContextTooLongError: the prompt and the answer are longer than the model reads.
             InvalidOptionError: a generation option does not exist.
+            UnsupportedModelError: the model is an encoder, or its head is for something else.
         """
         return self.answer(document, question, system=system, max_new_tokens=max_new_tokens, **generation).text
 
@@ -144,7 +144,7 @@ class Reader(ReaderModule):
             batch_size: prompts in one batch; similar lengths go together, padded on the left.
             **generation: what `generate` takes.
         """
-        refuse_encoders(self.model)
+        self.check_writes()
         tokenizer = self.need_tokenizer()
         rows = [encode_plan(tokenizer, plan) for plan in plans]
         for plan, row in zip(plans, rows, strict=True):

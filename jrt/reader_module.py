@@ -18,7 +18,13 @@ from torch import Tensor
 
 from jrt.adapters import AdaptedModel, exact
 from jrt.adapters.tied import NamesWeightsOnce
-from jrt.errors import ContextTooLongError, InvalidOptionError, MethodConflictError, TokenizerError
+from jrt.errors import (
+    ContextTooLongError,
+    InvalidOptionError,
+    MethodConflictError,
+    TokenizerError,
+    UnsupportedModelError,
+)
 from jrt.methods import Method
 from jrt.prompts import JRTPrompt
 from jrt.state import Capabilities, State, max_length, probe
@@ -141,6 +147,19 @@ class ReaderModule(NamesWeightsOnce):
     def can_generate(self) -> bool:
         return bool(self.model.can_generate())
 
+    def check_writes(self) -> None:
+        """Nothing, where the model writes text.
+
+        Raises:
+            UnsupportedModelError: it is an encoder, or its head is for something else.
+        """
+        refuse_encoders(self.model)
+        if not getattr(self.model, "can_generate", lambda: True)():
+            raise UnsupportedModelError(
+                f"{type(self.base_model).__name__} writes no text, so it cannot be asked.",
+                "Call it for its logits: reader(**inputs). To ask, load a decoder (AutoModelForCausalLM).",
+            )
+
     @property
     def capabilities(self) -> Capabilities:
         """What the model can do as this reader runs it; probed at first use."""
@@ -191,8 +210,9 @@ class ReaderModule(NamesWeightsOnce):
 
         Raises:
             InvalidOptionError: the prompt is to be read in an order that needs `context_length`.
+            UnsupportedModelError: the model writes no text.
         """
-        refuse_encoders(self.model)
+        self.check_writes()
         if input_ids is None:
             if self.prompt.passes > 1 or "inputs_embeds" not in generation:
                 raise InvalidOptionError(

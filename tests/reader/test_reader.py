@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import build_encoder
 from text import DOCUMENT, word_tokenizer
 
 import jrt
@@ -17,6 +18,7 @@ from jrt.errors import (
     InvalidOptionError,
     MethodConflictError,
     TokenizerError,
+    UnsupportedModelError,
 )
 from jrt.prompts import Plan
 
@@ -230,3 +232,15 @@ def test_a_plan_of_ones_own(mamba: Any, tokenizer: Any) -> None:
     reader = jrt.wrap(mamba, tokenizer=tokenizer)
     answer = reader.answer_plans([Plan((Part("context", "Mira lives in"),))], stop="\n", **SHORT)[0]
     assert answer.text == plain_answer(mamba, tokenizer, "Mira lives in")
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMaskedLM", "ForQuestionAnswering", "Model"])
+def test_what_writes_no_text_is_not_asked(head: str) -> None:
+    encoder = build_encoder("bert", head)
+    for methods in ((), (jrt.RMT(num_memory_tokens=2, segment_length=8),)):
+        reader = jrt.wrap(encoder, *methods, tokenizer=word_tokenizer(size=64))
+        for call in (reader.ask, reader.answer):
+            with pytest.raises(UnsupportedModelError, match=rf"Bert{head} .*writes no text"):
+                call(DOCUMENT, "Where does Mira live?")
+        with pytest.raises(UnsupportedModelError, match="writes no text"):
+            reader.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2)
