@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jrt.errors import InvalidOptionError, TokenizerError, did_you_mean
+from jrt.errors import InvalidOptionError, TokenizerError, UnsupportedModelError, did_you_mean
 from jrt.evals.items import Item
 from jrt.evals.metrics import METRICS, first_line
 from jrt.evals.prepare import NamedMethod, Prepared, check_lengths, named_methods, prepare
@@ -98,6 +98,7 @@ def evaluate(
         UnknownNameError: no such task or method.
         InvalidOptionError: an option cannot be used, or `out` holds a run with other settings.
         TokenizerError: the reader has no tokenizer.
+        UnsupportedModelError: its model is an encoder or a classifier, which writes no answers.
         ContextTooLongError: a prompt does not fit; raised before the model is called, naming the item.
         DataFormatError: a data file is broken; the line is named.
         HubUnavailableError: a data set cannot be had.
@@ -115,6 +116,7 @@ def evaluate(
         from jrt.loading import load
 
         reader = load(reader)
+    _check_writes(reader)
     if reader.tokenizer is None:
         raise TokenizerError(f"{reader.name} has no tokenizer, so it cannot read text.", "Pass tokenizer= to jrt.wrap.")
     prepared = [
@@ -230,6 +232,24 @@ def _model_info(reader: Reader) -> ModelInfo:
 
         fingerprint, device = model_identity(reader.model), reader.device.type
     return ModelInfo(name=reader.name, revision=reader.revision, fingerprint=fingerprint, device=device)
+
+
+def _check_writes(reader: Reader) -> None:
+    """Nothing, where the model writes text.
+
+    Raises:
+        UnsupportedModelError: it does not; the hint is what measures an encoder with a memory.
+    """
+    if reader.model is None:
+        return
+    try:
+        reader.check_writes()
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(
+            error.message,
+            f"python -m jrt.evals.memory {reader.name} --tasks memorize,detect,reason --segments 64 --out memory.json, "
+            "where it chooses a place under RMT; to compare methods, use a decoder.",
+        ) from None
 
 
 def _method_info(method: NamedMethod) -> MethodInfo:

@@ -13,7 +13,7 @@ from text import word_tokenizer
 from zoo import build
 
 import jrt
-from jrt.errors import ContextTooLongError
+from jrt.errors import ContextTooLongError, UnsupportedModelError
 from jrt.evals import evaluate, parse_task
 from jrt.evals.samples import SampleLog
 from jrt.methods import parse_method
@@ -57,3 +57,10 @@ def test_the_length_check_counts_the_models_tokens(tmp_path: Path) -> None:
     with pytest.raises(ContextTooLongError, match=f"reads at most {reader.max_length} tokens") as caught:
         evaluate(reader, [f"passkey:num_words={words}"], ["once"], limit=2)
     assert "'passkey-0-" in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["memorize", "facts"])
+def test_an_encoder_is_sent_to_the_command_that_measures_it(task: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="writes no text") as caught:
+        evaluate("jrt/tiny-rmt", [task], ["once"], limit=2)
+    assert "python -m jrt.evals.memory jrt/tiny-rmt --tasks memorize" in caught.value.hint
