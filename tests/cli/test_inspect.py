@@ -17,7 +17,8 @@ from jrt.adapters.rmt import RMT
 from jrt.errors import EmptyInputError, InvalidOptionError, UnsupportedModelError
 from jrt.inspection import inspect_memory
 from jrt.inspection_plot import plot_attention, plot_memory
-from jrt.training.tiny_rmt import Recipe, build_model, build_tokenizer
+from jrt.training.tiny_rmt import build_model, build_tokenizer
+from jrt.training.tiny_rmt_recipe import Recipe
 
 M, S = 3, 7
 

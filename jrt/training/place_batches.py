@@ -1,0 +1,189 @@
+"""Batches of texts about places, as token ids: what `jrt.training.tiny_rmt` trains on.
+
+A batch asks several questions about each text: all segments but the last are read once, and the last one again for
+every question. What a recipe may ask for beside that is here as well: facts that the border of two segments cuts, the
+questions that only the direction of a relation answers, and questions behind segments without any fact, which have no
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jrt.training.places import PLACES, Distractors, Kind, Passage, Passages, Split, pieces
+
+SEGMENT_LENGTH = 24
+KINDS: tuple[Kind, ...] = ("memorize", "detect", "reason")
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts, and questions about them; all questions are the ends of last segments.
+
+    Attributes:
+        before: token ids of all segments but the last, (B, T).
+        last: token ids of last segments, (Q, SEGMENT_LENGTH).
+        rows: to which text each belongs, (Q,).
+        labels: numbers of places, (Q,).
+        sizes: how many of them are of each kind.
+        quiet: which segments but the last hold no part of a fact, (B, N - 1).
+        clear: which of them hold as much of a fact as it takes to tell that it is one, (B, N - 1).
+        settled: texts of which no fact goes on in the last segment.
+        unanswerable: segments without a fact that end in a question of the batch, (U, SEGMENT_LENGTH).
+    """
+
+    before: Tensor
+    last: Tensor
+    rows: Tensor
+    labels: Tensor
+    sizes: list[int]
+    quiet: Tensor
+    clear: Tensor
+    settled: Tensor
+    unanswerable: Tensor
+
+
+class Drawer:
+    """Draws batches of one split.
+
+    Args:
+        tokenizer: turns pieces into ids.
+        split: which facts.
+        cut_share: the share of texts that are drawn again until the border of two segments cuts a fact, where the
+            facts can stand anywhere and there is a border.
+        axis_share: the share of texts with two relations in which both are north and south, or both east and west, and
+            which are only asked about the place that both name: only which way it lies tells them apart.
+    """
+
+    def __init__(self, tokenizer: Any, split: Split, *, cut_share: float = 0.0, axis_share: float = 0.0) -> None:
+        distractors = Distractors()
+        self.cut_share, self.axis_share = cut_share, axis_share
+        self.passages = {kind: Passages(kind, split, distractors) for kind in KINDS}
+        self.tables = {kind: token_table(passages, tokenizer) for kind, passages in self.passages.items()}
+
+    def draw(
+        self,
+        generator: np.random.Generator,
+        rows: Mapping[Kind, int],
+        num_segments: int,
+        *,
+        forms: int,
+        questions: int,
+        unanswerable: int = 0,
+    ) -> Batch:
+        """A batch of `rows[kind]` texts of each kind, with up to `questions` questions about each."""
+        before: list[NDArray[np.int64]] = []
+        last: list[NDArray[np.int64]] = []
+        ends: list[NDArray[np.int64]] = []
+        owners, labels, sizes, quiet, clear = [], [], [], [], []
+        for kind, count in rows.items():
+            passages, table, asked = self.passages[kind], self.tables[kind], len(last)
+            for _ in range(count):
+                same_axis = kind == "reason" and generator.random() < self.axis_share
+                passage = self._passage(generator, kind, num_segments, forms, same_axis)
+                ids = table[passage.pieces]
+                for asks, answer in _asked(generator, passages, passage, forms, same_axis)[:questions]:
+                    ends.append(table[asks])
+                    last.append(np.concatenate([ids[-SEGMENT_LENGTH : -len(asks)], ends[-1]]))
+                    owners.append(len(before))
+                    labels.append(PLACES.index(answer))
+                before.append(ids[:-SEGMENT_LENGTH])
+                quiet.append(_quiet(passage, num_segments))
+                clear.append(_clear(passage, num_segments))
+            sizes.append(len(last) - asked)
+        free = torch.tensor(quiet)
+        return Batch(
+            before=torch.from_numpy(np.stack(before)),
+            last=torch.from_numpy(np.stack(last)),
+            rows=torch.tensor(owners),
+            labels=torch.tensor(labels),
+            sizes=sizes,
+            quiet=free[:, :-1],
+            clear=torch.tensor(clear)[:, :-1],
+            settled=free[:, -1],
+            unanswerable=self._unanswerable(generator, ends, unanswerable),
+        )
+
+    def distractors(self, generator: np.random.Generator, count: int) -> Tensor:
+        """Segments without facts, (count, SEGMENT_LENGTH); they begin and end in the middle of sentences."""
+        passages = self.passages["detect"]
+        drawn, _ = passages.distractors.draw(generator, count * SEGMENT_LENGTH)
+        return torch.from_numpy(self.tables["detect"][drawn].reshape(count, SEGMENT_LENGTH))
+
+    def _passage(
+        self, generator: np.random.Generator, kind: Kind, num_segments: int, forms: int, same_axis: bool
+    ) -> Passage:
+        """A text; one in which a border cuts a fact is sought for `cut_share` of them."""
+        passages, length = self.passages[kind], num_segments * SEGMENT_LENGTH
+        cut = kind != "memorize" and num_segments > 1 and generator.random() < self.cut_share
+        for _ in range(_TRIES):
+            passage = passages.draw(generator, length, forms)
+            is_cut = any(len(touched) > 1 for touched in _touched(passage))
+            if (is_cut or not cut) and (not same_axis or len({_axis(fact) for fact in passage.facts}) == 1):
+                break
+        return passage
+
+    def _unanswerable(self, generator: np.random.Generator, ends: list[NDArray[np.int64]], count: int) -> Tensor:
+        """Segments of distractors that end in `count` of the questions."""
+        segments = self.distractors(generator, count) if count else torch.zeros(0, SEGMENT_LENGTH, dtype=torch.long)
+        for segment, index in zip(segments, generator.integers(len(ends), size=count), strict=True):
+            segment[-len(ends[index]) :] = torch.from_numpy(ends[index])
+        return segments
+
+
+def token_table(passages: Passages, tokenizer: Any) -> NDArray[np.int64]:
+    """The tokenizer's id of every piece of a vocabulary, (V,)."""
+    return np.array(tokenizer.convert_tokens_to_ids([piece.strip() for piece in passages.vocabulary]), dtype=np.int64)
+
+
+def _asked(
+    generator: np.random.Generator, passages: Passages, passage: Passage, forms: int, about_both: bool
+) -> list[tuple[NDArray[np.int32], str]]:
+    """The questions of a text in random order, all or those about the place that both of its facts name."""
+    every = passages.questions(passage, forms)
+    if about_both:
+        one, other = (set(pieces(fact)) for fact in passage.facts)
+        both = next(place for place in PLACES if f" {place}" in one & other)
+        every = [found for found in every if both in passages.text(found[0])]
+    return [every[index] for index in generator.permutation(len(every))]
+
+
+def _axis(relation: str) -> bool:
+    """Whether a relation is about north and south."""
+    return "north" in relation or "south" in relation
+
+
+def _touched(passage: Passage) -> list[range]:
+    """The segments that each fact stands in."""
+    ends = [offset + len(pieces(fact)) - 1 for fact, offset in zip(passage.facts, passage.offsets, strict=True)]
+    return [
+        range(offset // SEGMENT_LENGTH, end // SEGMENT_LENGTH + 1)
+        for offset, end in zip(passage.offsets, ends, strict=True)
+    ]
+
+
+def _quiet(passage: Passage, num_segments: int) -> list[bool]:
+    """Which segments hold no part of a fact."""
+    touched = {segment for segments in _touched(passage) for segment in segments}
+    return [segment not in touched for segment in range(num_segments)]
+
+
+def _clear(passage: Passage, num_segments: int) -> list[bool]:
+    """Which segments hold what no distractor has: a whole fact, its first words behind the name or the place ("Mary
+    went", "The garden is"), or more of its end than the full stop."""
+    found = [False] * num_segments
+    for fact, offset in zip(passage.facts, passage.offsets, strict=True):
+        length, first = len(pieces(fact)), offset // SEGMENT_LENGTH
+        inside = min(length, (first + 1) * SEGMENT_LENGTH - offset)
+        found[first] |= inside >= (3 if fact.startswith("The") else 2)
+        if length - inside > 1:
+            found[first + 1] = True
+    return found

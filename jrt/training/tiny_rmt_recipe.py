@@ -1,0 +1,104 @@
+"""What a run of `jrt.training.tiny_rmt` does: its stages, and every number in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jrt.training.places import Kind
+
+MAX_SEGMENTS = 7
+Memory = Literal["gated", "penalty", "replace", "armt"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """What texts are like until the next level.
+
+    Attributes:
+        forms: of questions about relations.
+        segments: of the longest texts.
+        patience: steps after which the level ends in any case.
+    """
+
+    forms: int
+    segments: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimizer and one schedule.
+
+    Attributes:
+        name: of the stage, and of the folder that is saved behind it.
+        levels: the last stays until the end.
+        steps: batches.
+        learning_rate: the highest.
+        tries: how often it may begin again with new untrained weights, where its last level was not passed.
+        tasks_count_alike: in the loss, however many questions they ask.
+        told: whether gates are told where the facts are.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    steps: int
+    learning_rate: float
+    tries: int = 1
+    tasks_count_alike: bool = True
+    told: bool = False
+
+
+PATIENCE = {2: 700, 3: 100, 4: 100, 5: 100, 6: 100, MAX_SEGMENTS: 0}
+STAGES = (
+    Stage("answer", tuple(Level(forms, 1, 150) for forms in (1, 2, 3, 4)), 2000, 1.5e-3, 3, tasks_count_alike=False),
+    Stage("carry", tuple(Level(4, segments, patience) for segments, patience in PATIENCE.items()), 1700, 1.5e-3),
+    Stage("hold", (Level(4, MAX_SEGMENTS, 0),), 1500, 1.5e-3, told=True),
+)
+COMPARED = (
+    Stage("answer", (Level(1, 1, 0),), 300, 1.5e-3),
+    Stage("carry", tuple(Level(1, segments, 150) for segments in range(2, MAX_SEGMENTS + 1)), 1200, 1.5e-3),
+    Stage("hold", (Level(1, MAX_SEGMENTS, 0),), 600, 1.5e-3, told=True),
+)
+"""Shorter stages without relations, to compare memories."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one run does; the defaults made the shipped checkpoint."""
+
+    seed: int = 0
+    memory: Memory = "gated"
+    stages: tuple[Stage, ...] = STAGES
+    rows: Mapping[Kind, int] = field(default_factory=lambda: {"memorize": 8, "detect": 24, "reason": 32})
+    questions: int = 4
+    """At most, about one text: two related facts answer eight, a fact about a person one."""
+    unanswerable: int = 32
+    """Segments without a fact behind which every answer is to be equally likely, ..."""
+    unanswerable_weight: float = 0.3
+    """... and how much that counts."""
+    cut_share: float = 0.5
+    """Of the texts, those that are drawn so that a border cuts a fact."""
+    axis_share: float = 0.5
+    """Of the texts with two relations, those in which both are on one axis; asked about the place that both name."""
+    weight_decay: float = 0.1
+    told_weight: float = 1.0
+    """Of the pressure on gates, reached after half of the last stage."""
+    disturbances: int = 4
+    """Segments without facts that each memory is disturbed by in the last stage."""
+    num_memory_tokens: int = 4
+    write_penalty: float = 0.05
+    easy_above: float = 0.97
+    """Accuracy on memorize and detect above which a level is passed, ..."""
+    reason_above: float = 0.95
+    """... if reason is above this."""
+
+    @property
+    def gated(self) -> bool:
+        return self.memory in ("gated", "penalty")
+
+    @classmethod
+    def comparison(cls, seed: int, memory: Memory) -> Recipe:
+        """*memorize* and *detect* alone, for a memory beside others."""
+        return cls(seed=seed, memory=memory, stages=COMPARED, rows={"memorize": 8, "detect": 24})
