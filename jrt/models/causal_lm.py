@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from jrt.models.cache import BasedCache
 from jrt.models.configuration import BasedConfig, JRTConfig
 from jrt.models.model import BasedModel, BasedPreTrainedModel
-from jrt.models.objective import mean_cross_entropy, next_token_targets, prefix_objective
+from jrt.models.objective import foreseeable, mean_cross_entropy, next_token_targets, prefix_objective
 
 
 @dataclass
@@ -64,7 +64,7 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
             attention_mask: 1 for tokens and 0 for padding, wherever it stands, (B, T); after a memory (B, past + T).
             past_key_values: what an earlier forward returned; it is changed.
             inputs_embeds: in place of `input_ids`, (B, T, hidden_size).
-            labels: the tokens to predict, unshifted, (B, T); -100 where nothing is asked.
+            labels: the tokens to predict, unshifted, (B, T); -100 where nothing is asked. Padding predicts nothing.
             use_cache: whether the memory is returned; None is yes, except in training.
             output_hidden_states: whether the residual stream before every layer is returned, and the normed last.
             logits_to_keep: logits of that many last columns, or of the columns with these indices; 0 is all.
@@ -74,7 +74,8 @@ class BasedForCausalLM(BasedPreTrainedModel, GenerationMixin):
             input_ids, attention_mask, past_key_values, inputs_embeds, use_cache, None, bool(output_hidden_states)
         )
         logits = self._logits(read.last_hidden_state, 0 if labels is not None else logits_to_keep)
-        loss = None if labels is None else mean_cross_entropy(logits, next_token_targets(labels))
+        asked = foreseeable(labels, attention_mask, (logits.shape[0], logits.shape[1]))
+        loss = None if asked is None else mean_cross_entropy(logits, next_token_targets(asked))
         output = CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=read.past_key_values, hidden_states=read.hidden_states
         )
@@ -152,6 +153,7 @@ class JRTForCausalLM(BasedForCausalLM):
         output = JRTOutput(past_key_values=read.past_key_values, hidden_states=read.hidden_states)
         output.logits = self._logits(read.last_hidden_state, 0 if learns else logits_to_keep)
         if learns:
-            losses = prefix_objective(output.logits, labels, mlm_labels, read.prefix, self.config.mlm_weight)
+            asked = foreseeable(labels, attention_mask, (output.logits.shape[0], output.logits.shape[1]))
+            losses = prefix_objective(output.logits, asked, mlm_labels, read.prefix, self.config.mlm_weight)
             output.loss, output.ntp_loss, output.mlm_loss = losses
         return self._returned(output, return_dict)

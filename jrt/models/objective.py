@@ -39,6 +39,30 @@ def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / (targets != IGNORED).sum().clamp_min(1)
 
 
+def foreseeable(labels: Tensor | None, attention_mask: Tensor | None, columns: tuple[int, int]) -> Tensor | None:
+    """The labels without those that a padding column would have to foresee, (B, T), so that rows count as if alone.
+
+    Args:
+        labels: the tokens, unshifted, (B, T), or None.
+        attention_mask: 1 for tokens and 0 for padding, (B, T), or of all that was read, (B, past + T); None for all.
+        columns: (B, T).
+
+    Raises:
+        InvalidOptionError: labels of another shape.
+    """
+    if labels is None:
+        return None
+    if tuple(labels.shape) != columns:
+        raise InvalidOptionError(
+            f"labels have the shape {tuple(labels.shape)}, the tokens {columns}.",
+            "Pass the same tokens as labels, -100 where nothing is asked.",
+        )
+    if attention_mask is None:
+        return labels
+    before = F.pad(attention_mask[:, -columns[1] :][:, :-1] != 0, (1, 0), value=True)
+    return labels.masked_fill(~before, IGNORED)
+
+
 def next_token_targets(labels: Tensor, prefix: Tensor | None = None) -> Tensor:
     """What each column has to predict, (B, T): the next column's label where that is outside `prefix`."""
     asked = labels if prefix is None else labels.masked_fill(prefix, IGNORED)

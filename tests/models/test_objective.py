@@ -107,6 +107,23 @@ def test_labels_inside_the_prefix_are_not_asked_for() -> None:
     )
 
 
+@pytest.mark.parametrize("model_type", ["based", "jrt"])
+def test_padding_predicts_nothing_on_either_side(model_type: str) -> None:
+    model, ids = build(model_type), random_ids(2, 21)
+    options = {"prefix_length": 0} if model_type == "jrt" else {}
+    alone = [model(row, labels=row, **options).loss * (row.shape[1] - 1) for row in (ids[:1], ids[1:, 8:])]
+    expected = sum(alone) / (20 + 12)
+    for shift in (0, -8):
+        mask = torch.ones_like(ids)
+        mask[1, :8] = 0
+        rows, mask = (torch.stack([x[0], x[1].roll(shift)]) for x in (ids, mask))
+        labels = rows.masked_fill(mask == 0, -100)
+        torch.testing.assert_close(model(rows, mask, labels=labels, **options).loss, expected)
+    for labels in (ids[:, 1:], torch.cat([ids, ids], 1)):
+        with pytest.raises(InvalidOptionError, match="labels have the shape"):
+            model(ids, labels=labels, **options)
+
+
 def test_half_precision_logits_are_summed_in_float32() -> None:
     model, ids = build("jrt", dtype=torch.bfloat16), random_ids(2, 14)
     assert model(ids, labels=ids, prefix_length=5).loss.dtype == torch.float32
