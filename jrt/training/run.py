@@ -27,20 +27,20 @@ import torch
 import transformers
 
 import jrt
-from jrt.errors import DataFormatError, InvalidOptionError, MissingDependencyError
+from jrt.errors import DataFormatError, InvalidOptionError, MissingDependencyError, StateMismatchError
 from jrt.files import only_writer, write_text
 from jrt.training.callbacks import ClipsValues, EndsEarly, KeepsBest, Report, Reports
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.base import Kind
 from jrt.training.processes import in_first, quiet_transformers, random_state_kept
 from jrt.training.rows import Rows, Stage
-from jrt.training.settings import Settings
+from jrt.training.settings import SETTINGS, Settings
 from jrt.training.text import TextRows, write_tokens
 from jrt.training.trainer import FINISHED, StageRows, StageTrainer, checkpoints, put_in_place
 
 TaskRows = Callable[[Any], tuple[Rows, Any]]
 """From a tokenizer, or None, to the rows of a task and the tokenizer that they are written in."""
-_CHECKPOINTS, _MODEL, _RECORD = "checkpoints", "model", "training.json"
+_CHECKPOINTS, _MODEL, _RECORD, _TOKENS = "checkpoints", "model", "training.json", "tokens.bin"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def train(
 
     Raises:
         UnknownNameError: there is no such kind.
-        InvalidOptionError: the folder is not empty and `resume` is not given, or options do not fit together.
+        InvalidOptionError: the folder holds a run with a checkpoint, or something else, and `resume` is not given; or
+            options do not fit together.
         StateMismatchError: the run in the folder has other settings.
         EmptyInputError: there is too little text.
 
@@ -93,7 +94,8 @@ def train(
     with random_state_kept(), quiet_transformers():
         torch.manual_seed(settings.seed)
         run = _Run(wanted(settings), out, report)
-        with only_writer(out) if in_first(run.processes, lambda: run.open(kind, resume)) else nullcontext():
+        with only_writer(out) if in_first(run.processes, lambda: run.open(resume)) else nullcontext():
+            in_first(run.processes, lambda: run.begin(kind, resume))
             run.prepare(task_rows)
             log = run.stages()
             in_first(run.processes, lambda: run.finish(kind, log, time.perf_counter() - started))
@@ -112,23 +114,45 @@ class _Run:
         self.model: Any = None
         self.rows: Any = None
 
-    def open(self, kind: str, resume: bool) -> bool:
+    def open(self, resume: bool) -> bool:
         """Makes or checks the folder; True, so that its one writer is known."""
         if self.out.exists() and not self.out.is_dir():
             raise InvalidOptionError(f"{self.out} is a file.", "Pass a folder.")
-        held = {entry.name for entry in self.out.iterdir()} - {".lock"} if self.out.exists() else set()
-        if held and not resume:
+        held = self._held()
+        if held and not resume and not self._trained_nothing(held):
             raise InvalidOptionError(
                 f"{self.out} is not empty: it holds {min(held)}.",
                 "Choose another folder, or add --resume to go on there.",
             )
         self.out.mkdir(parents=True, exist_ok=True)
-        if held:
+        return True
+
+    def begin(self, kind: str, resume: bool) -> None:
+        """Writes the settings, or checks those of the run that goes on. One that failed before its first checkpoint is
+        begun again, with whatever settings; its tokens are kept where the same run is resumed."""
+        held = self._held()
+        if held and not self._trained_nothing(held):
             self.settings.check_same(self.out, kind)
-        else:
+        elif not (held and resume and self._same(kind)):
+            (self.out / _TOKENS).unlink(missing_ok=True)
             self.settings.save(self.out, kind)
         for unfinished in self.out.glob(f"{_CHECKPOINTS}/*/.unfinished"):
             shutil.rmtree(unfinished)
+
+    def _held(self) -> set[str]:
+        """What is in the folder."""
+        return {entry.name for entry in self.out.iterdir()} - {".lock"} if self.out.exists() else set()
+
+    def _trained_nothing(self, held: set[str]) -> bool:
+        """Whether the folder holds a run, and nothing that was trained."""
+        ours = SETTINGS in held and held <= {SETTINGS, _TOKENS, _CHECKPOINTS}
+        return ours and not any(self.out.glob(f"{_CHECKPOINTS}/*/checkpoint-*"))
+
+    def _same(self, kind: str) -> bool:
+        try:
+            self.settings.check_same(self.out, kind)
+        except (StateMismatchError, DataFormatError):
+            return False
         return True
 
     def prepare(self, task_rows: TaskRows | None) -> None:
@@ -144,7 +168,7 @@ class _Run:
         if self.settings.checkpoint_activations:
             kind.checkpoint_activations(self.model)
         if self.settings.task is None:
-            path = self.out / "tokens.bin"
+            path = self.out / _TOKENS
             in_first(
                 self.processes, lambda: None if path.exists() else write_tokens(self.settings, kind.tokenizer, path)
             )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from train_child import child
 
 import jrt
-from jrt.errors import InvalidOptionError, StateMismatchError
+from jrt.errors import InvalidOptionError, JRTError, StateMismatchError
 from jrt.training.kinds import kind_class
 from jrt.training.run import train
 
@@ -49,8 +49,9 @@ def test_killed_and_resumed_is_unbroken(
     assert bool(list(out.glob("checkpoints/all/.unfinished/*"))) == ("kill_in_save" in death)
     if kept:
         jrt.load(str(out / "checkpoints" / "all" / kept), device="cpu")
-    with pytest.raises(InvalidOptionError, match=r"is not empty.*--resume"):
-        run("jrt-rnn", options, out)
+    if kept:
+        with pytest.raises(InvalidOptionError, match=r"is not empty.*--resume"):
+            run("jrt-rnn", options, out)
     steps: list[float] = []
     resumed = run("jrt-rnn", options, out, resume=True, report=lambda _, logged: steps.append(logged["step"]))
     assert min(steps) == (5 if kept else 1) and max(steps) == 12
@@ -66,6 +67,26 @@ def test_a_finished_run_stays_as_it_is(options: dict[str, Any], unbroken: Path) 
     before = load_file(unbroken / "model" / "model.safetensors")
     after = run("jrt-rnn", options, unbroken, resume=True, report=lambda *_: pytest.fail("it trained again"))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_that_trained_nothing_does_not_hold_its_folder(options: dict[str, Any], tmp_path: Path) -> None:
+    out, other = tmp_path / "run", tmp_path / "other.txt"
+    other.write_text("w1 w2 " * 100)
+    refused = [({"tokenizer": "/nowhere"}, "no tokenizer"), ({"block_size": 5000}, "The text has 6001 tokens")]
+    for resume in (False, True):
+        for changes, message in refused:
+            with pytest.raises(JRTError, match=message):
+                run("based", options | changes, out, resume=resume)
+    assert (out / "tokens.bin").stat().st_size == 6001 * 4
+    (out / "notes.txt").touch()
+    with pytest.raises(InvalidOptionError, match=r"is not empty: it holds notes\.txt"):
+        run("based", options, out)
+    (out / "notes.txt").unlink()
+    run("based", options | {"text": [str(other)], "steps": 1}, out)
+    assert (out / "tokens.bin").stat().st_size == 201 * 4
+    assert json.loads((out / "settings.json").read_text())["text"] == [str(other)]
+    with pytest.raises(InvalidOptionError, match=r"is not empty.*--resume"):
+        run("based", options, out)
 
 
 def test_another_run_cannot_be_resumed(options: dict[str, Any], unbroken: Path) -> None:
