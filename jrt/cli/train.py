@@ -25,16 +25,25 @@ if TYPE_CHECKING:
     from jrt.training.kinds.base import Kind
     from jrt.training.settings import Settings
 
-EXAMPLES = options.examples(
-    "jrt train jrt-rnn --text 'books/*.txt' --tokenizer gpt2 --config '{\"hidden_size\": 256}' --out run",
-    "jrt train jrt-rnn --task set_disjointness:long=16 --out run --resume",
-    "jrt train based --preset 360m --dataset monology/pile-uncopyrighted --out run --steps 1000",
-)
-_PROCESSES = (
-    "\n\n[bold]Several processes[/bold]\n\n"
-    "accelerate launch --num_processes 8 -m jrt train jrt-rnn ... --out run --resume\n\n"
-    "torchrun --nproc-per-node 8 -m jrt train jrt-rnn ... --out run --resume"
-)
+EXAMPLES = {
+    "based": (
+        "jrt train based --text 'books/*.txt' --tokenizer gpt2 --config '{\"hidden_size\": 256}' --out run",
+        "jrt train based --preset 360m --dataset monology/pile-uncopyrighted --out run --steps 1000",
+    ),
+    "infini": (
+        "jrt train infini --model gpt2 --method segment_length=512 --segments 4 --text 'books/*.txt' --out run",
+        "jrt train infini --model meta-llama/Llama-3.2-1B --preset continue --dataset emozilla/pg19 --out run",
+    ),
+    "jrt-rnn": (
+        "jrt train jrt-rnn --text 'books/*.txt' --tokenizer gpt2 --config '{\"hidden_size\": 256}' --out run",
+        "jrt train jrt-rnn --task set_disjointness:long=16 --out run --resume",
+    ),
+    "rmt": (
+        "jrt train rmt --preset memorize --out run",
+        "jrt train rmt --model gpt2 --method num_memory_tokens=10,segment_length=512 --text 'books/*.txt' --out run",
+    ),
+}
+"""Commands that can be copied, by kind."""
 _PLAIN = (str, int, float, bool)
 
 
@@ -55,14 +64,22 @@ class _LazyKind(TyperCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         name = str(self.name)
         single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        single.command(name, help=KINDS[name][1], epilog=EXAMPLES + _PROCESSES)(_command(name, kind_class(name)))
+        single.command(name, help=KINDS[name][1], epilog=_examples(name))(_command(name, kind_class(name)))
         return typer.main.get_command(single).make_context(info_name, args, parent=parent, **extra)
+
+
+def _examples(*kinds: str) -> str:
+    """The end of the help of one kind, or of several."""
+    launchers = ("accelerate launch --num_processes 8", "torchrun --nproc-per-node 8")
+    processes = [f"{launcher} -m jrt train {kinds[0]} ... --out run --resume" for launcher in launchers]
+    lines = [line for kind in kinds for line in EXAMPLES[kind][: 1 if len(kinds) > 1 else None]]
+    return "\n\n".join([options.examples(*lines), "[bold]Several processes[/bold]", *processes])
 
 
 app = typer.Typer(
     cls=Kinds,
     help="Train a model, or what a method learns on top of one.",
-    epilog=EXAMPLES + _PROCESSES,
+    epilog=_examples(*KINDS),
     invoke_without_command=True,
 )
 

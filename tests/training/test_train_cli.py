@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from train_child import TINY
 from typer.testing import CliRunner, Result
 
 from jrt.cli.app import app
+from jrt.cli.train import EXAMPLES
 from jrt.training.kinds import KINDS, kind_class
+from jrt.training.settings import with_preset
 
 
 def invoke(*arguments: object) -> Result:
@@ -36,6 +40,26 @@ def test_every_setting_is_an_option_with_help(kind: str) -> None:
         assert str(field.description).split(".", maxsplit=1)[0][:40] in text, name
     for name in ("--out", "--resume", "--preset", *kind_class(kind).presets):
         assert name in shown.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_examples_are_of_the_kind_and_mean_something(kind: str) -> None:
+    shown = re.sub(r"\s+", " ", invoke(kind, "--help").stdout)
+    for line in EXAMPLES[kind]:
+        assert line in shown
+        name, *words = shlex.split(line.removeprefix("jrt train "))
+        assert name == kind
+        words = [word for word in words if word != "--resume"]
+        given = {option[2:]: value for option, value in zip(words[::2], words[1::2], strict=True)}
+        preset = given.pop("preset", None)
+        chosen = {option: [value] if option == "text" else value for option, value in given.items() if option != "out"}
+        made = kind_class(kind)(with_preset(kind_class(kind).settings_class, kind_class(kind).presets, preset, chosen))
+        if hasattr(made, "method"):
+            made.tokenizer = SimpleNamespace(cls_token_id=1, sep_token_id=2)
+            assert made.method().segment_length
+    others = "|".join(other for other in KINDS if other != kind)
+    assert not re.search(f"jrt train ({others}) ", shown)
+    assert all(EXAMPLES[name][0] in re.sub(r"\s+", " ", invoke("--help").stdout) for name in KINDS)
 
 
 def test_help_loads_no_torch() -> None:
