@@ -5,8 +5,10 @@ Every kind brings its own options: the fields of its settings, whose description
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from jrt.cli import options
 from jrt.cli.output import print_json, stderr, stdout
+from jrt.errors import JRTError
 from jrt.training.kinds import KINDS, kind_class
 from jrt.training.settings import with_preset
 
@@ -95,7 +98,8 @@ def _command(name: str, kind: type[Kind]) -> Callable[..., None]:
 
     def command(out: Path, preset: str | None, resume: bool, json: bool, debug: bool, **given: Any) -> None:
         chosen = {option: value for option, value in given.items() if value is not None and value != []}
-        _run(name, with_preset(kind.settings_class, kind.presets, preset, chosen), out, resume=resume, json=json)
+        with _in_options(kind.settings_class):
+            _run(name, with_preset(kind.settings_class, kind.presets, preset, chosen), out, resume=resume, json=json)
 
     presets = ", ".join(kind.presets) or "none"
     ours: dict[str, tuple[Any, Any]] = {
@@ -116,6 +120,33 @@ def _command(name: str, kind: type[Kind]) -> Callable[..., None]:
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {option: annotation for option, (annotation, _) in (ours | theirs).items()}
     return command
+
+
+@contextmanager
+def _in_options(owner: type[Settings]) -> Iterator[None]:
+    """Errors that speak of settings and methods as Python does say what to type on the command line instead."""
+    try:
+        yield
+    except JRTError as error:
+        error.message, error.hint = (_typed(part, owner.model_fields) for part in (error.message, error.hint))
+        error.args = (error.message,)
+        raise
+
+
+def _typed(message: str, names: Iterable[str]) -> str:
+    """`steps=0` as `--steps 0`, `block_size` as `--block-size`, and `Write RMT(segment_length=9)` as
+    `Write --method segment_length=9`; the options of a method inside of brackets stay as they are."""
+
+    def option(found: re.Match[str]) -> str:
+        name, equals = found[1], found[2]
+        return f"--{name.replace('_', '-')}{' ' * len(equals)}" if equals or "_" in name else found[0]
+
+    def method(found: re.Match[str]) -> str:
+        return "Write --method " + found[1].replace(", ", ",").replace("'", "")
+
+    message = re.sub(r"\bWrite \w+\((\w+=[^()]*)\)", method, message)
+    listed = "|".join(sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w/.,('=-])(?<!, )(?<!--method )({listed})(?![\w/.'-])(=?)", option, message)
 
 
 def _option(info: FieldInfo) -> Any:

@@ -77,10 +77,10 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [name for name in ("text", "dataset", "task") if getattr(self, name)]
+        given = [f"--{name}" for name in ("text", "dataset", "task") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(
-                f"training needs one source of data: text, dataset or task; given: {', '.join(given) or 'none'}"
+                f"training needs one source of data: --text, --dataset or --task; given: {', '.join(given) or 'none'}"
             )
         return self
 

@@ -60,6 +60,8 @@ def files(patterns: Iterable[str]) -> list[Path]:
         matches = sorted(Path(match) for match in found_here)
         matches = [match for match in matches if match.is_file()]
         if not matches:
+            if Path(pattern).expanduser().is_dir():
+                raise InputNotFoundError(f"{pattern} is a folder.", f"Name its files: --text '{Path(pattern)}/*.txt'.")
             raise InputNotFoundError(f"There is no file {pattern}.", "Check the path.")
         found |= dict.fromkeys(matches)
     return list(found)
@@ -151,8 +153,9 @@ class TextRows:
         held_out = max(round(len(tokens) * validation_share), longest) if validation_share else 0
         if len(tokens) - held_out < longest:
             raise EmptyInputError(
-                f"The text has {len(tokens)} tokens, {held_out} of them to evaluate; a row has {longest}.",
-                "Pass more text, or use shorter rows or validation_share=0.",
+                f"The text has {len(tokens)} tokens; training needs a row of {longest}"
+                f"{f' beside the {held_out} to evaluate on' if held_out else ''}.",
+                f"Pass more text or shorter rows{', or --validation-share 0' if held_out else ''}.",
             )
         self._parts = {"train": tokens[: len(tokens) - held_out], "validation": tokens[len(tokens) - held_out :]}
         self._seed = seed

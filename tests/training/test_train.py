@@ -153,6 +153,8 @@ def test_documents_of_files(tmp_path: Path) -> None:
     assert list(documents(given_files)) == ["first", "second", "third", "fourth", "fifth"]
     with pytest.raises(InputNotFoundError, match=r"no file .*nothing\.txt"):
         files([str(tmp_path / "nothing.txt")])
+    with pytest.raises(InputNotFoundError, match=rf"is a folder\..*--text '{tmp_path}/\*\.txt'"):
+        files([str(tmp_path)])
     with pytest.raises(DataFormatError, match=r"c\.jsonl, line 1: there is no text 'body'; it has text"):
         list(documents(SimpleNamespace(dataset=None, text=[str(tmp_path / "c.jsonl")], column="body")))
     (tmp_path / "c.jsonl").write_text("{]")
@@ -189,8 +191,8 @@ def test_right_answers() -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("based", {"text": []}, "one source of data: text, dataset or task; given: none"),
-        ("based", {"task": "mqar"}, "given: text, task"),
+        ("based", {"text": []}, "one source of data: --text, --dataset or --task; given: none"),
+        ("based", {"task": "mqar"}, "given: --text, --task"),
         ("based", {"stepz": 3}, r"no option 'stepz'\. Did you mean 'steps'"),
         ("based", {"steps": 0}, "steps=0: Input should be greater than or equal to 1"),
         ("based", {"config": "{"}, "config='{': no JSON"),
@@ -205,7 +207,11 @@ def test_right_answers() -> None:
         ("based", {"tokenizer": "/nowhere"}, "/nowhere holds no tokenizer"),
         ("based", {"tokenizer": None}, "needs a tokenizer"),
         ("based", {"model": "/nowhere"}, "no model folder /nowhere"),
-        ("based", {"block_size": 5000, "validation_share": 0.5}, "The text has 6001 tokens, 5000 of them to evaluate"),
+        (
+            "based",
+            {"block_size": 5000, "validation_share": 0.5},
+            "6001 tokens; .* a row of 5000 beside the 5000 to evaluate",
+        ),
         (
             "jrt-rnn",
             {"config": TINY | {"encoder_length": 8}},

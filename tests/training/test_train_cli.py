@@ -16,9 +16,11 @@ from train_child import TINY
 from typer.testing import CliRunner, Result
 
 from jrt.cli.app import app
-from jrt.cli.train import EXAMPLES
+from jrt.cli.train import EXAMPLES, _typed
 from jrt.training.kinds import KINDS, kind_class
 from jrt.training.settings import with_preset
+
+TOKENS = "the tokenizer of the corpus"
 
 
 def invoke(*arguments: object) -> Result:
@@ -98,17 +100,36 @@ def test_a_run(options: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
         (["jrtrnn", "--out", "x"], "no kind of training 'jrtrnn'. Did you mean 'jrt-rnn'"),
         (["based"], "Missing option '--out'"),
         (["based", "--out", "x", "--stepz", "3"], "no option '--stepz'. Did you mean '--steps'"),
-        (["based", "--out", "x"], "needs one source of data: text, dataset or task; given: none"),
+        (["based", "--out", "x"], "needs one source of data: --text, --dataset or --task; given: none"),
         (["based", "--out", "x", "--text", "nothing/*.txt", "--tokenizer", "nowhere"], "nowhere holds no tokenizer"),
         (["based", "--out", "x", "--task", "set_disjointnes"], "Did you mean 'set_disjointness'"),
         (["based", "--out", "x", "--task", "squad"], "squad has a fixed set of questions"),
         (["rmt", "--out", "x", "--preset", "memorise"], "no preset 'memorise'. Did you mean 'memorize'"),
         (["infini", "--out", "x", "--text", "a.txt"], "base model is needed"),
-        (["based", "--out", "x", "--text", "a.txt", "--schedule", "step"], "schedule='step'"),
+        (["based", "--out", "x", "--text", "a.txt", "--schedule", "step"], "--schedule 'step': Input should be"),
+        (["rmt", "--out", "x", "--text", "a.txt", "--model", "m", "--first-steps", "0"], "--first-steps 0: Input"),
+        (["based", "--out", "x", "--text", ".", "--tokenizer", TOKENS], ". is a folder. Try: name its files: --text '"),
     ],
 )
-def test_errors(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors(
+    arguments: list[str], message: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    result = invoke(*arguments)
+    result = invoke(*(corpus / "tokenizer" if argument == TOKENS else argument for argument in arguments))
     assert result.exit_code == 2, result.stderr
     assert message in said(result)
+
+
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("steps=0: Input is bad.", "--steps 0: Input is bad."),
+        ("Choose batch_size as a multiple of processes.", "Choose --batch-size as a multiple of processes."),
+        ("Write RMT(segment_length=51) or less.", "Write --method segment_length=51 or less."),
+        ("Write RMT(update='gated', batch_size=...).", "Write --method update=gated,batch_size=...."),
+        ("RMT(batch_size=0): Input is bad.", "RMT(batch_size=0): Input is bad."),
+        ("/tmp/batch_size/steps is not empty; 3 steps.", "/tmp/batch_size/steps is not empty; 3 steps."),
+    ],
+)
+def test_what_python_would_write_is_what_a_person_would_type(said: str, typed: str) -> None:
+    assert _typed(said, ["steps", "batch_size"]) == typed

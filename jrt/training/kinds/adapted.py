@@ -42,7 +42,7 @@ class AdaptedSettings(Settings):
     @model_validator(mode="after")
     def _needs_model(self) -> Self:
         if not self.model:
-            raise ValueError("a base model is needed: model=FOLDER or a Hub id")
+            raise ValueError("a base model is needed: --model FOLDER or a Hub id")
         return self
 
 
