@@ -71,7 +71,12 @@ class InfiniAttention(Method):
         return self
 
     def adapt(self, model: Any) -> Any:
-        """`model` with a memory, a `jrt.adapters.infini_model.InfiniModel`."""
+        """`model` with a memory, a `jrt.adapters.infini_model.InfiniModel`.
+
+        Raises:
+            UnsupportedModelError: its family is not known, or it has no head for language modelling.
+            InvalidOptionError: it has no layer of a given number, or fewer positions than a segment.
+        """
         from jrt.adapters.infini_model import InfiniModel
 
         return InfiniModel(model, self)

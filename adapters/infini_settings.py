@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jrt.adapters.adapted import refuse_compiled
 from jrt.adapters.infini_attention import Kind, Settings
 from jrt.adapters.infini_families import family_of, rotary_module, sliding_windows, takes_layer_type
+from jrt.adapters.rmt_body import max_positions, unwrapped
 from jrt.errors import InvalidOptionError, UnsupportedModelError
 from jrt.state.state import forward_parameters
 
@@ -19,11 +20,12 @@ def settings_of(base: Any, method: InfiniAttention) -> Settings:
 
     Raises:
         UnsupportedModelError: its family is not known, or it has no head for language modelling.
-        InvalidOptionError: it has no layer of a given number.
+        InvalidOptionError: it has no layer of a given number, or fewer positions than a segment.
     """
     config = base.config
     family = family_of(config)
     _refuse_other_heads(base)
+    _refuse_long_segments(base, method)
     windows = sliding_windows(config)
     kinds = _kinds(windows, method)
     rotary = rotary_module(base, family)
@@ -54,6 +56,16 @@ def _refuse_other_heads(base: Any) -> None:
         raise UnsupportedModelError(
             f"InfiniAttention reads with a causal language model, and {name} has no head for language modelling.",
             "Load it with AutoModelForCausalLM.",
+        )
+
+
+def _refuse_long_segments(base: Any, method: InfiniAttention) -> None:
+    """Positions begin again in every segment, so a segment is the longest text that the base model reads."""
+    limit, asked = max_positions(base), method.segment_length
+    if limit is not None and asked > limit:
+        raise InvalidOptionError(
+            f"{type(unwrapped(base)).__name__} has {limit} positions, and a segment of {asked} tokens needs {asked}.",
+            f"Write InfiniAttention(segment_length={limit}) or less.",
         )
 
 

@@ -112,7 +112,7 @@ def _inspect(model: Any) -> ModelFacts:
         hidden_width=hidden.shape[-1],
         embedding_scale=_embedding_scale(model, noise),
         embedding_std=float(known.float().std()),
-        max_positions=_max_positions(model),
+        max_positions=max_positions(model),
         causal=causal,
         token_fields=token_fields,
         sequence_fields=sequence_fields,
@@ -165,8 +165,8 @@ def _embedding_scale(model: Any, noise: Tensor) -> float:
     return scale if exact and abs(scale - 1) > 0.02 else 1.0
 
 
-def _max_positions(model: Any) -> int | None:
-    """Usable positions; RoBERTa and its kin keep the first ones of their table for padding."""
+def max_positions(model: Any) -> int | None:
+    """Usable positions, None where there is no limit; RoBERTa and its kin keep their table's first ones for padding."""
     for name, module in body_of(model).named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1

@@ -18,7 +18,7 @@ from zoo import random_ids
 
 from jrt.adapters.infini import InfiniAttention
 from jrt.adapters.infini_families import FAMILIES as KNOWN
-from jrt.errors import UnsupportedModelError
+from jrt.errors import InvalidOptionError, UnsupportedModelError
 
 NAMES = [name for name in FAMILIES if name != "falcon_alibi"]
 IDS = random_ids(2, 37)
@@ -131,5 +131,11 @@ def test_what_cannot_work_is_refused() -> None:
             UnsupportedModelError, match=r"no head for language modelling\. Load it with AutoModelForCausalLM"
         ):
             InfiniAttention(8).adapt(other)
+    for name, kind in (("gpt2", "GPT2LMHeadModel"), ("opt", "OPTForCausalLM"), ("llama", "LlamaForCausalLM")):
+        with pytest.raises(
+            InvalidOptionError, match=rf"{kind} has 256 positions.*InfiniAttention\(segment_length=256\)"
+        ):
+            InfiniAttention(257).adapt(build(name))
+        assert InfiniAttention(256).adapt(build(name))(random_ids(1, 300)).logits.isfinite().all()
     with pytest.raises(UnsupportedModelError, match=r"does not know the model type 'mamba'.*FAMILIES"):
         InfiniAttention(8).adapt(build_any("mamba"))
