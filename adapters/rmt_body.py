@@ -22,6 +22,13 @@ from jrt.state.running import device_of, evaluating
 FIELDS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
 """What a model may answer with; these are the fields of an `RMTOutput`."""
 
+_USE = (
+    "Use the model's base class or its head for sequence classification, masked language modelling, token "
+    "classification, question answering or causal language modelling."
+)
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+"""What the models of transformers raise when they are given embeddings that they cannot read."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -93,8 +100,16 @@ def inspect_model(model: Any) -> ModelFacts:
         UnsupportedModelError: the model has no place for a memory.
     """
     _refuse_other_kinds(model)
-    with torch.no_grad(), evaluating(model):
-        return _inspect(model)
+    try:
+        with torch.no_grad(), evaluating(model):
+            return _inspect(model)
+    except torch.OutOfMemoryError:
+        raise
+    except _FAILURES as error:
+        reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        raise UnsupportedModelError(
+            f"{type(unwrapped(model)).__name__} cannot read one row of embeddings: {reason}", _USE
+        ) from error
 
 
 def _inspect(model: Any) -> ModelFacts:
@@ -131,8 +146,7 @@ def _fields(longer: Any, shorter: Any, model: Any) -> tuple[tuple[str, ...], tup
         raise UnsupportedModelError(
             f"{type(unwrapped(model)).__name__} answers with {', '.join(sorted(tensors.keys() - set(FIELDS)))}, which "
             "RMT cannot put together from segments.",
-            "Use the model's base class or its head for sequence classification, masked language modelling, token "
-            "classification, question answering or causal language modelling.",
+            _USE,
         )
     grows = {name: value.shape[1:2] != shorter[name].shape[1:2] for name, value in tensors.items()}
     return tuple(name for name in tensors if grows[name]), tuple(name for name in tensors if not grows[name])
@@ -177,16 +191,26 @@ def max_positions(model: Any) -> int | None:
 def _refuse_other_kinds(model: Any) -> None:
     refuse_compiled(model)
     name = type(unwrapped(model)).__name__
-    if getattr(unwrapped(model).config, "is_encoder_decoder", False):
+    parameters = _parameters(model)
+    if "decoder_input_ids" in parameters:
         raise UnsupportedModelError(
             f"{name} is an encoder-decoder model, and RMT hands memory on inside one stack of layers.",
             "Use an encoder (BERT, RoBERTa, ...) or a decoder (OPT, Llama, ...).",
         )
-    parameters = _parameters(model)
-    if not {"inputs_embeds", "attention_mask"} <= parameters or "cache_params" in parameters:
+    if "input_ids" not in parameters:
         raise UnsupportedModelError(
-            f"{name} does not read embeddings under an attention mask, and that is where memory tokens go.",
-            "RMT is for transformers; a recurrent model (Mamba, RWKV) reads any length without it.",
+            f"{name} reads no token ids.", "Use a model of text: an encoder (BERT, ...) or a decoder (OPT, ...)."
+        )
+    if {"cache_params", "state"} & parameters:
+        raise UnsupportedModelError(
+            f"{name} is a recurrent model, and RMT's memory is for transformers.",
+            "Leave RMT out: a recurrent model (Mamba, RWKV) reads any length without it.",
+        )
+    if not {"inputs_embeds", "attention_mask"} <= parameters:
+        missing = " and ".join(sorted({"inputs_embeds", "attention_mask"} - parameters))
+        raise UnsupportedModelError(
+            f"{name} takes no {missing} in its forward, and memory tokens are read as embeddings under a mask.",
+            "Use another head of the same model, or another model.",
         )
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise UnsupportedModelError(
@@ -202,8 +226,8 @@ def refuse_other_decoders(model: Any, facts: ModelFacts) -> None:
         UnsupportedModelError: it has no head for language modelling, no explicit positions, or a state that is not keys
             and values.
     """
-    name = type(unwrapped(model)).__name__
-    if "logits" not in facts.token_fields:
+    name, writes = type(unwrapped(model)).__name__, getattr(unwrapped(model), "can_generate", None)
+    if "logits" not in facts.token_fields or (writes is not None and not writes()):
         raise UnsupportedModelError(
             f"{name} is a decoder without a language modelling head, and its answer would be that of the memory tokens "
             "behind the text.",

@@ -83,6 +83,15 @@ def test_models_without_a_place_for_memory() -> None:
     )
     with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
         jrt.wrap(t5, RMT(segment_length=8))
+    shape = dict(d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, encoder_attention_heads=2, vocab_size=64)
+    shape |= dict(decoder_attention_heads=2, encoder_layers=1, decoder_layers=1, eos_token_id=2)
+    for name in ("BartModel", "BartForConditionalGeneration", "BartForSequenceClassification"):
+        for encoder_decoder in (True, False):  # the decoder's own class sets False in the config that both share
+            bart = getattr(transformers, name)(transformers.BartConfig(**shape))
+            bart.config.is_encoder_decoder = encoder_decoder
+            with pytest.raises(UnsupportedModelError, match=f"{name} is an encoder-decoder model"):
+                RMT(2, 8).adapt(bart)
+    assert not RMT(2, 8).adapt(t5.encoder).facts.causal, "the stack of an encoder-decoder model is an encoder"
     for name in ("mamba", "jamba", "minimax", "recurrent_gemma"):
         with pytest.raises(UnsupportedModelError, match="recurrent"):
             RMT(segment_length=8).adapt(build(name))
@@ -93,6 +102,16 @@ def test_models_without_a_place_for_memory() -> None:
         RMT(segment_length=8).adapt(transformers.LlamaModel(config))
     with pytest.raises(UnsupportedModelError, match="prediction_logits"):
         RMT(segment_length=8).adapt(build_encoder("bert", "ForPreTraining"))
+    with pytest.raises(UnsupportedModelError, match=r"GPT2ForTokenClassification is a decoder without a language"):
+        RMT(segment_length=8).adapt(transformers.GPT2ForTokenClassification(build("gpt2").config))
+    with pytest.raises(UnsupportedModelError, match=r"cannot read one row of embeddings: shape.*sequence classif"):
+        RMT(segment_length=8).adapt(build_encoder("bert", "ForMultipleChoice"))
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    image = transformers.ViTModel(transformers.ViTConfig(**small, image_size=8, patch_size=4))
+    caption = transformers.CLIPTextModel(transformers.CLIPTextConfig(**small, vocab_size=64, eos_token_id=2))
+    for model, message in ((image, "ViTModel reads no token ids"), (caption, "takes no inputs_embeds in its forward")):
+        with pytest.raises(UnsupportedModelError, match=message):
+            RMT(segment_length=8).adapt(model)
     with pytest.raises(InvalidOptionError, match="Leave alignment out"):
         RMT(segment_length=8, alignment="right").adapt(build("llama"))
 
