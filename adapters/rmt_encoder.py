@@ -78,11 +78,11 @@ class RMTEncoder(RMTModel):
 
         Raises:
             EmptyInputError: a row without tokens.
-            InvalidOptionError: labels of the wrong shape, or of a head that the model does not have.
+            InvalidOptionError: labels of the wrong shape, in padding, or of a head or class that the model has not.
             StateMismatchError: a memory of the wrong shape.
         """
         layout = InputLayout(input_ids.shape, logits_to_keep)
-        targets = check_labels(self, input_ids, labels, start_positions, end_positions)
+        targets = check_labels(self, input_ids, attention_mask, labels, start_positions, end_positions)
         if targets.over_tokens:
             layout = InputLayout(input_ids.shape, 0)
         text = self._text(input_ids, attention_mask, token_type_ids)

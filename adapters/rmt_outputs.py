@@ -8,7 +8,7 @@ the last segment instead, so its loss is the model's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -77,12 +77,18 @@ class Targets:
 
 
 def check_labels(
-    model: RMTModel, ids: Tensor, labels: Tensor | None, start: Tensor | None, end: Tensor | None
+    model: RMTModel,
+    ids: Tensor,
+    mask: Tensor | None,
+    labels: Tensor | None,
+    start: Tensor | None,
+    end: Tensor | None,
 ) -> Targets:
     """The labels by the kind of head that they are for.
 
     Raises:
-        InvalidOptionError: the model has no such head, or the shape is another one.
+        InvalidOptionError: the model has no such head, the shape is another one, a class does not exist, or a position
+            is padding.
     """
     facts, name = model.facts, type(model.base).__name__
     if (start is None) != (end is None):
@@ -93,6 +99,9 @@ def check_labels(
         spans = start.view(len(start), -1)[:, 0], end.view(len(end), -1)[:, 0]
         _need_shape("start_positions", spans[0], (len(ids),), ids)
         _need_shape("end_positions", spans[1], (len(ids),), ids)
+        if mask is not None and mask.shape == ids.shape:
+            _refuse_padding("start_positions", spans[0], mask)
+            _refuse_padding("end_positions", spans[1], mask)
         return Targets(spans=spans)
     if labels is None:
         return Targets()
@@ -108,13 +117,58 @@ def check_labels(
             f"labels have the shape {tuple(labels.shape)}; {name} classifies whole rows, and there are {len(ids)}.",
             f"Pass labels of the shape ({len(ids)},), or ({len(ids)}, number of labels).",
         )
+    _check_sequence_labels(model.base.config, name, labels)
     return Targets(sequence=labels)
+
+
+def _check_sequence_labels(config: Any, name: str, labels: Tensor) -> None:
+    """Labels of whole rows as the base model takes them: it tells its problem by the first ones that it sees."""
+    classes, problem = int(config.num_labels), getattr(config, "problem_type", None)
+    if problem is None and classes > 1:
+        is_class = not labels.is_floating_point() and labels.dtype != torch.bool
+        problem = "single_label_classification" if is_class else "multi_label_classification"
+    if problem == "single_label_classification":
+        if labels.numel() != len(labels) or labels.is_floating_point():
+            raise InvalidOptionError(
+                f"labels have the shape {tuple(labels.shape)} and the type {labels.dtype}; {name} chooses one of "
+                f"{classes} classes for each row.",
+                f"Pass whole numbers of the shape ({len(labels)},).",
+            )
+        _refuse_classes(labels, classes)
+    elif problem == "multi_label_classification" and labels.shape != (len(labels), classes):
+        raise InvalidOptionError(
+            f"labels have the shape {tuple(labels.shape)}; {name} says yes or no to {classes} classes for each row.",
+            f"Pass labels of the shape ({len(labels)}, {classes}).",
+        )
+
+
+def _refuse_classes(labels: Tensor, classes: int) -> None:
+    """Says which label is no class; on a GPU it would stop the process."""
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= classes))]
+    if len(wrong):
+        raise InvalidOptionError(
+            f"labels hold {int(wrong[0])}; the model has the classes 0 to {classes - 1}.",
+            "Pass other labels, -100 where there is none, or load the model with num_labels=...",
+        )
+
+
+def _refuse_padding(name: str, positions: Tensor, mask: Tensor) -> None:
+    """Says which answer stands in padding, where it cannot be found; positions past the input are ignored."""
+    places = positions.clamp(0, mask.shape[1] - 1)
+    padding = (positions < mask.shape[1]) & (mask.gather(1, places[:, None].to(mask.device))[:, 0] == 0)
+    if bool(padding.any()):
+        row = int(padding.nonzero()[0, 0])
+        raise InvalidOptionError(
+            f"{name}[{row}] = {int(positions[row])} is a column of padding.",
+            "Count columns of the padded input_ids, or pass the input's length for a row without an answer.",
+        )
 
 
 def token_loss(logits: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
     """Mean cross-entropy of `logits`, (B, T, C), on labels, (B, T), that are not -100; 0 where all are."""
     if mask is not None:
         labels = labels.masked_fill(mask == 0, IGNORED)
+    _refuse_classes(labels, logits.shape[-1])
     total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp_min(1)
 

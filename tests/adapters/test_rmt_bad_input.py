@@ -124,14 +124,30 @@ def test_labels_of_the_wrong_kind_or_shape() -> None:
         classifier(ids, labels=torch.tensor([0, 1, 2]))
     with pytest.raises(InvalidOptionError, match="question answering"):
         classifier(ids, start_positions=torch.tensor([0, 1]), end_positions=torch.tensor([0, 1]))
+    with pytest.raises(InvalidOptionError, match=rf"labels hold 7.*0 to {classifier.base.config.num_labels - 1}\."):
+        classifier(ids, labels=torch.tensor([1, 7]))
+    with pytest.raises(InvalidOptionError, match=r"\(2, 5\).*chooses one of"):
+        classifier(ids, labels=torch.ones(2, 5, dtype=torch.long))
+    with pytest.raises(InvalidOptionError, match=r"\(2, 5\).*yes or no"):
+        classifier(ids, labels=torch.ones(2, 5))
+    assert classifier(ids, labels=torch.tensor([[1], [0]])).loss.isfinite()
+    with pytest.raises(InvalidOptionError, match=r"float32.*chooses one of"):
+        classifier(ids, labels=torch.ones(2))
     tagger = RMT(**options).adapt(build_encoder("bert", "ForTokenClassification"))
     with pytest.raises(InvalidOptionError, match=r"\(2, 19\).*\(2, 20\)"):
         tagger(ids, labels=ids[:, 1:])
+    with pytest.raises(InvalidOptionError, match="labels hold 60"):
+        tagger(ids, labels=torch.full_like(ids, 60))
     with pytest.raises(InvalidOptionError, match="no head"):
         RMT(**options).adapt(build_encoder("bert", "Model"))(ids, labels=ids)
     answerer = RMT(**options).adapt(build_encoder("bert", "ForQuestionAnswering"))
     with pytest.raises(InvalidOptionError, match="Only one"):
         answerer(ids, start_positions=torch.tensor([0, 1]))
+    mask = (torch.arange(20) >= torch.tensor([[0], [5]])).long()
+    with pytest.raises(InvalidOptionError, match=r"end_positions\[1\] = 4 is a column of padding"):
+        answerer(ids, mask, start_positions=torch.tensor([0, 5]), end_positions=torch.tensor([3, 4]))
+    spans = dict(start_positions=torch.tensor([0, 5]), end_positions=torch.tensor([3, 20]))
+    assert 0 < answerer(ids, mask, **spans).loss.item() < 100
     with pytest.raises(InvalidOptionError, match="token types"):
         RMT(**options).adapt(build_encoder("distilbert", "Model"))(ids, token_type_ids=torch.zeros_like(ids))
     with pytest.raises(InvalidOptionError, match="attention_mask has the shape"):
