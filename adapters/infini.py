@@ -7,9 +7,9 @@ head of every layer with a memory, and the write gates where they are asked for.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictInt, field_validator
 
 from jrt.kernels.infini.features import FeatureMap, Rule
 from jrt.methods import Method
@@ -54,7 +54,7 @@ class InfiniAttention(Method):
     feature_map: FeatureMap = "elu"
     write_gate: bool = False
     write_penalty: float = Field(0.0, ge=0.0, allow_inf_nan=False)
-    gate_init: float = Field(-4.0, ge=-8.0, le=8.0)
+    gate_init: float = Field(-4.0, ge=-8.0, le=8.0, allow_inf_nan=False)
     gate_learning_rate: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     layers: tuple[StrictInt, ...] | None = None
     epsilon: float = Field(1e-3, gt=0.0, allow_inf_nan=False)
@@ -64,11 +64,12 @@ class InfiniAttention(Method):
     def __init__(self, segment_length: int = 2048, **options: Any) -> None:
         super().__init__(segment_length=segment_length, **options)
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.layers is not None and (not self.layers or min(self.layers) < 0):
-            raise ValueError("layers names at least one layer, counted from 0")
-        return self
+    @field_validator("layers")
+    @classmethod
+    def _check(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and (not layers or min(layers) < 0):
+            raise ValueError("name at least one layer, counted from 0")
+        return layers
 
     def adapt(self, model: Any) -> Any:
         """`model` with a memory, a `jrt.adapters.infini_model.InfiniModel`.

@@ -177,10 +177,11 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> str:
     for finding in error.errors():
         if finding["type"] == "default_factory_not_called":
             continue  # follows from a finding that is listed anyway
-        option = ".".join(str(part) for part in finding["loc"]) or owner.__name__
+        option = ".".join(str(part) for part in finding["loc"])
         if finding["type"] == "extra_forbidden":
             sentences.append(f"{owner.__name__} has no option {option!r}.{did_you_mean(option, owner.model_fields)}")
         else:
             message = finding["msg"].removeprefix("Value error, ")
-            sentences.append(f"{owner.__name__}({option}={finding['input']!r}): {message}.")
+            given = f"({option}={finding['input']!r})" if option else ""  # none: several options do not fit together
+            sentences.append(f"{owner.__name__}{given}: {message}.")
     return " ".join(sentences)

@@ -283,7 +283,9 @@ def test_options() -> None:
     for options, message in (
         ({"segment_length": 0}, "greater than or equal to 1"),
         ({"rule": "add"}, "linear"),
-        ({"layers": []}, "at least one layer"),
+        ({"layers": []}, r"^InfiniAttention\(layers=\[\]\): name at least one layer"),
+        ({"layers": (-1,)}, r"layers=\(-1,\)\): name at least one layer"),
+        ({"gate_init": float("nan")}, r"gate_init=nan\): Input should be a finite number"),
         ({"epsilon": 0.0}, "greater than 0"),
         ({"epsilon": float("inf")}, "finite"),
         ({"write_penalty": float("inf")}, "finite"),
