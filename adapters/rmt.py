@@ -80,8 +80,8 @@ class RMT(SegmentMethod):
         segment_length: text tokens of a segment, memory and special tokens not counted; None means as many as the
             model's positions leave (499 for BERT with 10 memory tokens).
         alignment: where the short segment goes in an encoder: `right` cuts from the end, so the first segment is the
-            short one (the paper); `left` makes it the last; `center` makes equal segments. A decoder reads on from
-            where it stopped, so it has `left` only. None means `right` for encoders and `left` for decoders.
+            short one (the paper); `left` makes it the last; `center` makes equal segments, up to one token. A decoder
+            reads on from where it stopped, so it has `left` only. None means `right` for encoders, `left` for decoders.
         update: `replace` (the paper): the outputs are the new memory. `gated`: new = old + gate (output - old), one
             gate for each memory token, a sigmoid stretched to clamp(1.2 sigmoid(u) - 0.1, 0, 1), so that a segment can
             write exactly nothing.

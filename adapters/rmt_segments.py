@@ -36,7 +36,7 @@ def cut(lengths: Tensor, segment_length: int, alignment: Alignment) -> Segments:
     """Cuts rows of `lengths` tokens, (B,), into segments; a row without tokens has one empty segment.
 
     Every segment holds at most `segment_length` tokens, there are as few as possible, and only the first (`right`), the
-    last (`left`) or none by more than the rounding (`center`) is shorter than the others.
+    last (`left`) or none by more than one token (`center`) is shorter than the others.
     """
     counts = ((lengths + segment_length - 1) // segment_length).clamp_min(1)
     steps = int(counts.max())
@@ -45,10 +45,13 @@ def cut(lengths: Tensor, segment_length: int, alignment: Alignment) -> Segments:
         first = lengths - (counts - 1) * segment_length
         start = torch.where(number > 0, first + (number - 1) * segment_length, 0)
         size = torch.where(number > 0, segment_length, first)
+    elif alignment == "center":
+        width, longer = lengths // counts, lengths % counts
+        start = number * width + torch.minimum(number, longer)
+        size = width + (number < longer).long()
     else:
-        width = (lengths + counts - 1) // counts if alignment == "center" else torch.full_like(lengths, segment_length)
-        start = number * width
-        size = torch.minimum(width, lengths - start)
+        start = number * segment_length
+        size = (lengths - start).clamp_max(segment_length)
     return Segments(start=start.clamp_min(0), size=size, active=number >= 0)
 
 

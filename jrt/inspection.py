@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from jrt.adapters.rmt import RMT
 from jrt.adapters.rmt_model import BELOW, STRETCH, RMTModel
+from jrt.adapters.rmt_segments import cut
 from jrt.errors import EmptyInputError, InvalidOptionError, UnsupportedModelError
 from jrt.state.running import evaluating
 
@@ -136,12 +137,8 @@ def _check(model: Any, input_ids: Tensor, marked: Tensor | None) -> None:
 def _cut(model: RMTModel, values: Tensor) -> list[Tensor]:
     """The values of each segment; the short one stands where the model would put it."""
     alignment = model.method.alignment or ("left" if model.facts.causal else "right")
-    width, first = model.segment_length, len(values) % model.segment_length
-    if alignment == "right" and 0 < first < len(values):
-        return [values[:first], *values[first:].split(width)]
-    if alignment == "center":
-        width = -(-len(values) // -(-len(values) // width))
-    return list(values.split(width))
+    segments = cut(torch.tensor([len(values)]), model.segment_length, alignment)
+    return list(values.split(segments.size[:, 0].tolist()))
 
 
 class _Caught:

@@ -24,8 +24,8 @@ def pieces(tokens: list[Any], length: int, alignment: str) -> list[list[Any]]:
             found.insert(0, piece)
         return found
     count = -(-len(tokens) // length)
-    width = -(-len(tokens) // count)
-    return [tokens[start : start + width] for start in range(0, len(tokens), width)]
+    sizes = [len(tokens) // count + (number < len(tokens) % count) for number in range(count)]
+    return [tokens[sum(sizes[:number]) : sum(sizes[: number + 1])] for number in range(count)]
 
 
 def updated(model: Any, old: Tensor, output: Tensor) -> Tensor:

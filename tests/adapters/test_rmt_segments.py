@@ -31,6 +31,12 @@ def test_segments_are_those_of_slices_and_rows_end_together(lengths: list[int], 
         assert found == pieces(list(range(length)), size, alignment)
 
 
+def test_centred_segments_are_equal_up_to_one_token() -> None:
+    segments = cut(torch.tensor([33, 14, 3]), 7, "center")
+    assert segments.size[:, 0].tolist() == [7, 7, 7, 6, 6] and segments.start[:, 0].tolist() == [0, 7, 14, 21, 27]
+    assert segments.size[-2:, 1].tolist() == [7, 7] and segments.size[-1, 2] == 3
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_text_is_found_under_any_mask(data: st.DataObject) -> None:
