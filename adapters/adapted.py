@@ -20,11 +20,30 @@ from jrt.state import generate as generate_from
 from jrt.state.generation import mask_of
 from jrt.state.probe import refuse_encoders
 from jrt.state.running import device_of
+from jrt.state.state import forward_parameters
 
 BASE = "base."
 """What the names of the base model's weights begin with."""
 
 PASSING_BY = ("get_base_model", "save_pretrained", "push_to_hub", "prepare_inputs_for_generation")
+
+NOT_TAKEN = {
+    "return_dict": ("", ""),
+    "output_hidden_states": (
+        "there are as many hidden states as segments",
+        "Leave it out; reader.base_model(...) gives those of one segment.",
+    ),
+    "output_attentions": (
+        "there is attention in each segment, and none across",
+        "Leave it out; reader.base_model(...) gives that of one segment, jrt.inspection that of memory tokens.",
+    ),
+    "position_ids": ("positions follow from attention_mask", "Leave position_ids out."),
+    "cache_position": ("where new tokens stand follows from past_key_values", "Leave cache_position out."),
+    "inputs_embeds": ("it puts special tokens and memory beside token ids", "Pass input_ids."),
+    "token_type_ids": ("its base is read without them", "Write tokenizer(..., return_token_type_ids=False)."),
+}
+"""Arguments of stock models that an adapted one has no use for: why, and what to write instead. False and None are
+what they do without, and `return_dict` chooses between output and tuple."""
 
 
 class AdaptedModel(NamesWeightsOnce):
@@ -48,6 +67,24 @@ class AdaptedModel(NamesWeightsOnce):
         self.base = base
         self.method = method
         self._capabilities: Capabilities | None = None
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """`forward`, with what stock code passes to every model of transformers.
+
+        Raises:
+            InvalidOptionError: an argument that has no meaning in segments.
+        """
+        foreign = named.keys() & NOT_TAKEN.keys()
+        if not foreign:
+            return super().__call__(*inputs, **named)
+        taken = forward_parameters(self)
+        for name in sorted(foreign - taken - {"return_dict"}):
+            value, (reason, instead) = named.pop(name), NOT_TAKEN[name]
+            if value is not None and value is not False:
+                raise InvalidOptionError(f"{type(self).__name__} takes no {name}: {reason}.", instead)
+        as_tuple = "return_dict" not in taken and named.pop("return_dict", None) is False
+        output = super().__call__(*inputs, **named)
+        return output.to_tuple() if as_tuple else output
 
     def __getattr__(self, name: str) -> Any:
         """What transformers asks of a model (config, generation_config, ...) and this class does not say, `base` says.

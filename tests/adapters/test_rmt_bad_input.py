@@ -196,3 +196,27 @@ def test_the_method_is_found_by_its_name_and_says_itself() -> None:
     method = parse_method("rmt:segment_length=12,update=gated,write_penalty=0.05")
     assert method == jrt.RMT(segment_length=12, update="gated", write_penalty=0.05)
     assert parse_method(str(method)) == method and jrt.methods.Method.from_dict(method.to_dict()) == method
+
+
+def test_arguments_of_stock_models_work_where_they_mean_nothing_and_are_explained_elsewhere() -> None:
+    encoder = jrt.wrap(build_encoder("bert", "ForSequenceClassification"), RMT(2, 8))
+    decoder_, infini = (jrt.wrap(build("llama"), method) for method in (RMT(2, 8), jrt.InfiniAttention(8)))
+    refused = dict(output_hidden_states=True, output_attentions=True, position_ids=torch.zeros(2, 20))
+    for model, ids, others in (
+        (encoder, random_text(2, 20), {"inputs_embeds": "Pass input_ids"}),
+        (decoder_, random_ids(2, 20), {"inputs_embeds": "Pass input_ids", "token_type_ids": "return_token_type_ids=F"}),
+        (infini, random_ids(2, 20), {"token_type_ids": "return_token_type_ids=False"}),
+    ):
+        expected = model(ids).logits
+        nothing = dict(output_hidden_states=False, output_attentions=None, position_ids=None)
+        assert torch.equal(model(ids, return_dict=True, **nothing).logits, expected)
+        as_tuple = model(ids, return_dict=False)
+        assert type(as_tuple) is tuple and torch.equal(as_tuple[0], expected)
+        for name, value in refused.items():
+            with pytest.raises(InvalidOptionError, match=f"takes no {name}: .*[Ll]eave "):
+                model(ids, **{name: value})
+        for name, hint in others.items():
+            with pytest.raises(InvalidOptionError, match=f"takes no {name}: .*{hint}"):
+                model(ids, **{name: ids})
+    with pytest.raises(TypeError, match="inputs_ids"):
+        encoder(inputs_ids=ids)
