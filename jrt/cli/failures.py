@@ -6,6 +6,7 @@ traceback is for `--debug`.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -82,9 +83,11 @@ def report(error: Exception) -> int:
 
 
 def _usage_message(error: Any) -> str:
-    close = [f"{name!r}" for name in getattr(error, "possibilities", None) or ()]
-    if close:
-        return f"There is no option {error.option_name!r}. Did you mean {' or '.join(close)}?"
+    if hasattr(error, "possibilities") and hasattr(error, "option_name"):
+        asked = error.option_name.lstrip("-")
+        known = {name.lstrip("-"): name for name in error.possibilities or ()}  # the dashes alone make names alike
+        close = [repr(known[name]) for name in difflib.get_close_matches(asked, known)]
+        return f"There is no option {error.option_name!r}." + (f" Did you mean {' or '.join(close)}?" if close else "")
     message: str = error.format_message()
     return message
 

@@ -99,6 +99,7 @@ def test_a_run(options: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
     [
         (["jrtrnn", "--out", "x"], "no kind of training 'jrtrnn'. Did you mean 'jrt-rnn'"),
         (["based"], "Missing option '--out'"),
+        (["based", "--out", "x", "--bogus", "3"], "There is no option '--bogus'. Try: jrt train based --help"),
         (["based", "--out", "x", "--stepz", "3"], "no option '--stepz'. Did you mean '--steps'"),
         (["based", "--out", "x"], "needs one source of data: --text, --dataset or --task; given: none"),
         (["based", "--out", "x", "--text", "nothing/*.txt", "--tokenizer", "nowhere"], "nowhere holds no tokenizer"),
