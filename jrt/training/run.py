@@ -192,7 +192,7 @@ class _Run:
             previous = self._result(stage)
             log[stage.name] = _log_of(checkpoints(self._checkpoints(stage))[-1])
             reload = finished or self.settings.load_best_model_at_end
-        if reload:
+        if reload and previous is not None:
             self.kind.load_weights(self.model, previous)
         return log
 
