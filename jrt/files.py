@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,16 +18,31 @@ from jrt.errors import InvalidOptionError
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a file beside `path`, then puts it in its place in one step.
 
-    A full disk or a killed process leaves the old file, or none, and no half one.
+    A full disk or a killed process leaves the old file, or none, and no half one. The file has the permissions of any
+    new file, whatever `write` gives it.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        part.touch(exist_ok=False)
+        mode = stat.S_IMODE(part.stat().st_mode)
         write(part)
+        part.chmod(mode)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def give_usual_permissions(paths: Iterable[Path]) -> None:
+    """Gives files the permissions of any new file beside them; safetensors makes them readable by their owner only."""
+    for path in paths:
+        fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            fresh.touch(exist_ok=False)
+            path.chmod(stat.S_IMODE(fresh.stat().st_mode))
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

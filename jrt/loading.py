@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from jrt.embedded import PREFIX, embedded_folder, embedded_models
 from jrt.errors import (
+    HubUnavailableError,
     InputNotFoundError,
     InvalidOptionError,
     MissingDependencyError,
@@ -21,8 +22,8 @@ from jrt.model_files import read_model
 from jrt.pretrained import LEARNED, MANIFEST, SavedReader, from_saved, read_saved
 from jrt.reader import Reader, wrap
 
-EMBEDDED = "jrt/"
 DEFAULT_MODEL = "jrt/tiny-recurrent"
+ADAPTER = "adapter_config.json"
 
 
 def load(
@@ -115,8 +116,12 @@ def _load_saved(
     """A reader that `Reader.save_pretrained` wrote: its model, then its methods and what they have learned."""
     saved = read_saved(folder)
     if saved.model is not None:
-        model, tokenizer = _named_model(saved, device, dtype)
+        model, tokenizer = _named_model(saved, folder, device, dtype)
     else:
+        if Path(source).is_dir() and not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
+            raise InputNotFoundError(
+                f"{name} is a saved reader that holds its model, but there is no config.json.", "Save the reader again."
+            )
         model, tokenizer = read_model(
             source,
             name,
@@ -130,8 +135,18 @@ def _load_saved(
     return reader
 
 
-def _named_model(saved: SavedReader, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
+def _named_model(saved: SavedReader, folder: Path, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
     """The model that a saved reader names, as the class that it was, and its tokenizer."""
+    try:
+        return _by_name(saved, device, dtype)
+    except (InputNotFoundError, HubUnavailableError, UnknownNameError) as error:
+        raise type(error)(
+            f"The reader in {folder} was saved without its model, and {saved.model!r} cannot be had: {error.message}",
+            "Pass the model, Reader.from_pretrained(folder, model), or save the reader with include_model=True.",
+        ) from error
+
+
+def _by_name(saved: SavedReader, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
     assert saved.model is not None
     source, gguf_file = _source(saved.model, None)
     if _saved_reader(source, saved.revision) is not None:
@@ -141,18 +156,12 @@ def _named_model(saved: SavedReader, device: str, dtype: str | torch.dtype) -> t
     return read_model(source, saved.model, _dtype(dtype), options, model_class=saved.model_class)
 
 
-def embedded_models() -> list[str]:
-    """The names of the models that come with the package."""
-    folder = Path(str(files("jrt.checkpoints")))
-    return sorted(EMBEDDED + entry.name for entry in folder.iterdir() if (entry / "config.json").is_file())
-
-
 def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:
     """Where the weights are: a folder or Hub id, and the .gguf file in it."""
-    if name.startswith(EMBEDDED) and not Path(name).exists():
+    if name.startswith(PREFIX) and not Path(name).exists():
         if name not in embedded_models():
             raise UnknownNameError(f"There is no embedded model {name!r}.{did_you_mean(name, embedded_models())}")
-        return str(files("jrt.checkpoints") / name.removeprefix(EMBEDDED)), gguf_file
+        return str(embedded_folder(name)), gguf_file
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():

@@ -6,7 +6,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from jrt.errors import HubUnavailableError, InputNotFoundError, UnsupportedModelError
+from safetensors import SafetensorError
+
+from jrt.errors import DataFormatError, HubUnavailableError, InputNotFoundError, JRTError, UnsupportedModelError
 
 AUTO = "AutoModelForCausalLM"
 
@@ -33,20 +35,21 @@ def read_model(
 
     Raises:
         InputNotFoundError: a file is missing.
+        DataFormatError: a file is broken, or the weights have not the shapes that config.json says.
         HubUnavailableError: the Hub does not have it or cannot be reached.
         UnsupportedModelError: transformers has no class for it, or its files hold no weights for what that class says.
     """
-    from transformers import AutoTokenizer
-
     settings = _settings(source, options)
     if settings.get("model_type") == "gpt2" and "alt_mixer" in settings:
         return _released(source, dtype, options, has_tokenizer)
     try:
         if str(settings.get("model_type")).startswith("jrt_"):
             _register_own()
-        tokenizer = AutoTokenizer.from_pretrained(source, **options) if has_tokenizer else None
+        tokenizer = _tokenizer(source, name, options) if has_tokenizer else None
         owner = _class(model_class or _class_in(settings))
         model, found = owner.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    except JRTError:  # says what is wrong already; some are OSErrors or ValueErrors too
+        raise
     except OSError as error:
         reason = str(error).split("\n", 1)[0]
         if Path(source).exists():
@@ -62,8 +65,36 @@ def read_model(
             f"{name} cannot be loaded as a causal language model: {str(error).split(chr(10), 1)[0]}",
             "jrt reads with decoder models that transformers knows; load others yourself and use jrt.wrap.",
         ) from error
+    except SafetensorError as error:
+        raise DataFormatError(f"The weights of {name} are broken: {error}.", "Download or save them again.") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise DataFormatError(
+            f"The weights of {name} have not the shapes that its config.json says.", "Download or save it again."
+        ) from error
     _refuse_random_head(name, settings, model, found["missing_keys"])
     return model, tokenizer
+
+
+def _tokenizer(source: str, name: str, options: dict[str, Any]) -> Any:
+    """The tokenizer.
+
+    Raises:
+        OSError: a file is missing.
+        DataFormatError: a file is broken.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # the tokenizers package raises nothing more special
+        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        raise DataFormatError(
+            f"The tokenizer of {name} cannot be read: {reason}", "Download or save its tokenizer files again."
+        ) from error
 
 
 def _class_in(settings: dict[str, Any]) -> str:

@@ -27,8 +27,9 @@ from jrt.errors import (
     InputNotFoundError,
     InvalidOptionError,
     StateMismatchError,
+    WriteError,
 )
-from jrt.files import only_writer, write_atomic, write_text
+from jrt.files import give_usual_permissions, only_writer, write_atomic, write_text
 from jrt.methods import Method
 
 if TYPE_CHECKING:
@@ -68,9 +69,20 @@ class SavedReader(BaseModel):
 
 def save_pretrained(reader: ReaderModule, folder: str | PathLike[str], *, include_model: bool = False) -> Path:
     """Writes what `from_pretrained` and `jrt.load` read; see `Reader.save_pretrained`."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InvalidOptionError(f"{folder} is a file.", "Pass a folder.")
+    try:
+        _save(reader, folder, include_model)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise WriteError(
+            f"The reader could not be written to {folder}: {reason}.", "Make room, or use a folder of yours."
+        ) from error
+    return folder
+
+
+def _save(reader: ReaderModule, folder: Path, include_model: bool) -> None:
     inner = reader.base_model
     has_adapter = hasattr(inner, "get_base_model")
     plain = inner.get_base_model() if has_adapter else inner
@@ -80,13 +92,14 @@ def save_pretrained(reader: ReaderModule, folder: str | PathLike[str], *, includ
             inner.save_pretrained(folder)
             if reader.tokenizer is not None:
                 reader.tokenizer.save_pretrained(folder)
+            give_usual_permissions(folder.glob("*.safetensors"))
         learned = reader.model.learned() if isinstance(reader.model, AdaptedModel) else {}
         if learned:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
             write_atomic(folder / LEARNED, lambda part: save_file(tensors, part))
         saved = SavedReader(
             methods=[method.to_dict() for method in reader.methods],
-            model=None if include_model else reader.name,
+            model=None if include_model else _lasting_name(str(reader.name)),
             revision=None if include_model else reader.revision,
             model_class=type(plain).__name__,
             has_tokenizer=reader.tokenizer is not None,
@@ -95,7 +108,12 @@ def save_pretrained(reader: ReaderModule, folder: str | PathLike[str], *, includ
             jrt_version=jrt.__version__,
         )
         write_text(folder / MANIFEST, saved.model_dump_json(indent=2) + "\n")
-    return folder
+
+
+def _lasting_name(name: str) -> str:
+    """A model's name as it is understood from every folder: a local path is made absolute."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def push_to_hub(reader: ReaderModule, repo_id: str, *, include_model: bool = False, private: bool | None = None) -> str:

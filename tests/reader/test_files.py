@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from jrt.files import sha256, write_atomic, write_text
+from jrt.files import give_usual_permissions, sha256, write_atomic, write_text
 
 
 def test_a_reader_that_has_the_file_open_never_sees_half_of_a_new_one(tmp_path: Path) -> None:
@@ -37,6 +39,18 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     write_text(tmp_path / "result.json", "new")
     assert (tmp_path / "result.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_weights_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    """safetensors writes files that only their owner can read."""
+    tensors = {"x": torch.zeros(2)}
+    save_file(tensors, tmp_path / "private.safetensors")
+    (tmp_path / "plain").write_text("")
+    usual = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "private.safetensors").stat().st_mode != usual
+    write_atomic(tmp_path / "weights.safetensors", lambda part: save_file(tensors, part))
+    give_usual_permissions([tmp_path / "private.safetensors"])
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {usual} and len(list(tmp_path.iterdir())) == 3
 
 
 def test_sha256(tmp_path: Path) -> None:

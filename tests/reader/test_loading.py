@@ -15,12 +15,14 @@ from zoo import build
 
 import jrt
 from jrt.errors import (
+    DataFormatError,
     HubUnavailableError,
     InputNotFoundError,
     InvalidOptionError,
     MissingDependencyError,
     UnknownNameError,
     UnsupportedModelError,
+    WriteError,
 )
 
 
@@ -148,3 +150,64 @@ def test_a_saved_class_that_nobody_has(classifier: Path, tmp_path: Path) -> None
     manifest.write_text(manifest.read_text().replace("BertForSequenceClassification", "MyBert"))
     with pytest.raises(UnsupportedModelError, match=r"no model class MyBert.*Reader\.from_pretrained\(folder, model\)"):
         jrt.load(str(tmp_path))
+
+
+@pytest.fixture
+def whole(classifier: Path, tmp_path: Path) -> Path:
+    reader = jrt.load(str(classifier), jrt.RMT(num_memory_tokens=2, segment_length=8))
+    return reader.save_pretrained(tmp_path / "whole", include_model=True)
+
+
+def test_a_saved_reader_is_for_everyone(whole: Path) -> None:
+    (whole / "plain").write_text("")
+    assert {path.stat().st_mode for path in whole.iterdir()} == {(whole / "plain").stat().st_mode}
+    assert not (whole / ".lock").exists()
+
+
+def test_the_base_is_found_from_another_folder(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(classifier.parent)
+    saved = jrt.load(classifier.name, jrt.RMT(num_memory_tokens=2, segment_length=8)).save_pretrained(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    assert type(jrt.load(str(saved)).base_model) is hf.BertForSequenceClassification
+
+
+def test_a_base_without_a_name_can_be_given(tmp_path: Path) -> None:
+    model = build("llama")
+    saved = jrt.wrap(model, jrt.RMT(num_memory_tokens=2, segment_length=8)).save_pretrained(tmp_path / "saved")
+    with pytest.raises(HubUnavailableError, match=r"without its model, and 'LlamaForCausalLM'") as caught:
+        jrt.load(str(saved))
+    assert "from_pretrained(folder, model)" in caught.value.hint and "include_model=True" in caught.value.hint
+    assert jrt.Reader.from_pretrained(saved, model).base_model is model
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error", "message"),
+    [
+        ("model.safetensors", 1000, DataFormatError, "weights of .* are broken"),
+        ("config.json", None, InputNotFoundError, r"no config\.json"),
+        ("config.json", '"hidden_size": 16', DataFormatError, "weights of .* have not the shapes"),
+        ("config.json", "{", InputNotFoundError, "not a valid JSON"),
+        ("tokenizer.json", 100, DataFormatError, "tokenizer of .* cannot be read: JSONDecodeError"),
+        ("tokenizer.json", "{}", DataFormatError, "tokenizer of .* cannot be read"),
+    ],
+)
+def test_broken_files(whole: Path, file: str, content: Any, error: type[Exception], message: str) -> None:
+    path = whole / file
+    if content is None:
+        path.unlink()
+    elif isinstance(content, int):
+        path.write_bytes(path.read_bytes()[:content])
+    elif content.startswith('"'):
+        path.write_text(path.read_text().replace('"hidden_size": 32', content))
+    else:
+        path.write_text(content)
+    with pytest.raises(error, match=message):
+        jrt.load(str(whole))
+
+
+def test_a_place_that_cannot_be_written(classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"could not be written to .*: Not a directory"):
+        jrt.load(str(classifier)).save_pretrained(tmp_path / "file" / "saved")
