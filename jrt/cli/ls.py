@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jrt.cli import options
 from jrt.cli.output import print_json, print_table
 from jrt.errors import UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 EXAMPLES = options.examples("jrt ls tasks", "jrt ls methods --json", "jrt ls models")
 
@@ -39,19 +42,18 @@ def _methods() -> tuple[list[dict[str, Any]], str]:
     for name in known_methods():
         owner = method_class(name)
         about = (owner.__doc__ or "").strip().split("\n", 1)[0]
-        rows.append({"name": name, "is": f"options: {', '.join(owner.model_fields)}", "about": about})
+        rows.append({"name": name, "is": f"options: {_options(owner)}", "about": about})
     return rows, "Write name:option=value,option=value to set options."
 
 
 def _models() -> tuple[list[dict[str, Any]], str]:
     import json
-    from importlib.resources import files
 
-    from jrt.loading import EMBEDDED, embedded_models
+    from jrt.embedded import embedded_folder, embedded_models
 
     rows = []
     for name in embedded_models():
-        folder = files("jrt.checkpoints") / name.removeprefix(EMBEDDED)
+        folder = embedded_folder(name)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         size = sum(len(entry.read_bytes()) for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
         rows.append({"name": name, "architecture": config["architectures"][0], "bytes": size})
@@ -64,5 +66,17 @@ def _tasks() -> tuple[list[dict[str, Any]], str]:
     rows = []
     for name in sorted(known_tasks()):
         owner = task_class(name)
-        rows.append({"name": name, "about": owner.summary, "options": ", ".join(owner.model_fields)})
+        rows.append({"name": name, "about": owner.summary, "options": _options(owner)})
     return rows, "Write name:option=value,option=value to set options."
+
+
+def _options(owner: type[BaseModel]) -> str:
+    """Every option with its default, as a shorthand writes it; null is none."""
+    import json
+
+    found = []
+    for name, field in owner.model_fields.items():
+        value = field.get_default(call_default_factory=True, validated_data={})
+        plain = isinstance(value, str) and value.replace("_", "").replace("/", "").replace("-", "").isalnum()
+        found.append(name if field.is_required() else f"{name}={value if plain else json.dumps(value)}")
+    return ", ".join(found)

@@ -54,13 +54,30 @@ def _cells(page: str) -> list[list[str]]:
 
 
 def test_lists(jrt: Callable[..., Any]) -> None:
-    from jrt.loading import embedded_models
+    from jrt.embedded import embedded_models
 
     assert {row["name"] for row in jrt("ls", "methods", "--json").json} >= {"once", "twice", "jrt_prompt"}
     assert {row["name"] for row in jrt("ls", "tasks", "--json").json} >= {"facts", "squad", "fda", "passkey"}
     assert [row["name"] for row in jrt("ls", "models", "--json").json] == embedded_models()
     assert "context_twice" in jrt("ls", "methods").out
     assert jrt("ls", "models").code == 0
+
+
+def test_lists_show_defaults(jrt: Callable[..., Any]) -> None:
+    from jrt.evals.tasks.registry import known_tasks, parse_task
+    from jrt.methods import known_methods, parse_method
+
+    methods = {row["name"]: row["is"] for row in jrt("ls", "methods", "--json").json}
+    assert "segment_length=2048" in methods["infini"] and "gate_init=-4.0" in methods["infini"]
+    assert "epsilon=0.001" in methods["infini"] and "layers=null" in methods["infini"]
+    assert "passes=2, order=question_first" in methods["jrt_prompt"]
+    for name in known_methods():  # what is shown makes the default method again
+        written = methods[name].removeprefix("options: ").replace(", ", ",")
+        assert parse_method(f"{name}:{written}") == parse_method(name)
+    tasks = {row["name"]: row["options"] for row in jrt("ls", "tasks", "--json").json}
+    assert "num_words=400" in tasks["passkey"] and "task=qa1, length=1000, text=null" in tasks["babilong"]
+    for name in known_tasks():
+        assert parse_task(f"{name}:{tasks[name].replace(', ', ',')}") == parse_task(name)
 
 
 def test_ask_many_gives_the_answers_of_ask(jrt: Callable[..., Any], mamba: Path, tmp_path: Path) -> None:

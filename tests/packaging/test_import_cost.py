@@ -33,6 +33,7 @@ HELP = "import sys, runpy; sys.argv = ['jrt', '--help']; runpy.run_module('jrt',
         HELP,
         HELP.replace("'--help'", "'eval', '--help'"),
         HELP.replace("'--help'", "'--version'"),
+        HELP.replace("'--help'", "'ls', 'models'"),
     ],
 )
 def test_nothing_heavy_is_loaded(run_python, code: str) -> None:
