@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoModelForCausalLM, Pipeline
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from jrt.answers import Answer
@@ -18,13 +18,15 @@ from jrt.methods import Method, parse_method
 from jrt.reader import Reader
 
 TASK = "jrt-question-answering"
+HEADS = ("CAUSAL_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION")
+"""Of the stock pipelines that ask what class the model is."""
 
 
 def register_pipelines() -> None:
     """Adds the task `jrt-question-answering` to transformers' pipelines, and Reader to the models they know.
 
-    Calling it again changes nothing. Without it a Reader works in the stock pipelines too, but they log that they do
-    not know the class.
+    Calling it again changes nothing. Without it a Reader works in the stock pipelines too (`text-generation`, and
+    around an encoder `text-classification` and the like), but they log that they do not know the class.
 
     Example:
         >>> jrt.register_pipelines()
@@ -32,7 +34,8 @@ def register_pipelines() -> None:
         >>> answer({"context": document, "question": "Where does Mira live?"})
         {'answer': 'Oslo', 'prompt_tokens': 60, 'new_tokens': 1}
     """
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault("jrt-reader", Reader.__name__)
+    for head in HEADS:
+        getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES").setdefault("jrt-reader", Reader.__name__)
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=QuestionAnsweringPipeline, pt_model=AutoModelForCausalLM

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import transformers
-from text import DOCUMENT
+from encoders import build_encoder
+from text import DOCUMENT, word_tokenizer
 
 import jrt
 from jrt.errors import InvalidOptionError
@@ -59,14 +61,34 @@ def test_bad_input_names_the_key(llama: Any, tokenizer: Any) -> None:
         pipe("Who?")
 
 
-def test_a_reader_in_the_stock_pipeline(mamba: Any, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def errors(caplog: pytest.LogCaptureFixture) -> Iterator[list[logging.LogRecord]]:
+    """What transformers logs as an error; its logger hands nothing on to the root, where caplog listens."""
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.ERROR, "transformers"):
+        yield caplog.records
+    logger.removeHandler(caplog.handler)
+
+
+def test_a_reader_in_the_stock_pipeline(mamba: Any, tokenizer: Any, errors: list[logging.LogRecord]) -> None:
     options = dict(max_new_tokens=5, do_sample=False)
     stock = transformers.pipeline("text-generation", model=mamba, tokenizer=tokenizer)
-    with caplog.at_level(logging.ERROR, "transformers"):
-        once = transformers.pipeline("text-generation", model=jrt.wrap(mamba, tokenizer=tokenizer), tokenizer=tokenizer)
-    assert not caplog.records, "the stock pipeline must know a Reader after register_pipelines"
+    once = transformers.pipeline("text-generation", model=jrt.wrap(mamba, tokenizer=tokenizer), tokenizer=tokenizer)
+    assert not errors, "the stock pipeline must know a Reader after register_pipelines"
     assert once("Mira lives in", **options) == stock("Mira lives in", **options)
     repeat = jrt.wrap(mamba, jrt.JRTPrompt(2, order="repeat"), tokenizer=tokenizer)
     twice = transformers.pipeline("text-generation", model=repeat, tokenizer=tokenizer)
     ours = twice("Mira lives in", return_full_text=False, **options)
     assert ours == stock("Mira lives in\nMira lives in", return_full_text=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("text-classification", "ForSequenceClassification"), ("token-classification", "ForTokenClassification")],
+)
+def test_an_encoder_in_the_stock_pipelines(task: str, head: str, errors: list[logging.LogRecord]) -> None:
+    tokenizer = word_tokenizer(size=64)
+    reader = jrt.wrap(build_encoder("bert", head), jrt.RMT(num_memory_tokens=2, segment_length=8), tokenizer=tokenizer)
+    assert transformers.pipeline(task, model=reader, tokenizer=tokenizer)("Mira lives in Oslo. " * 5)
+    assert not errors
