@@ -31,12 +31,13 @@ class InfiniAttention(Method):
         write_gate: learn how much of each token is written, from 1 at the start down to exactly nothing.
         write_penalty: times what is written of a token in the mean, added to the loss in training. A model that has
             learned to write nothing of what it does not need keeps its memory over any number of segments.
-        gate_init: the gates' logits at the start. 0 mixes memory and local attention evenly and learns fastest; -4
-            leaves a pretrained model nearly as it is, with a gradient that is still alive.
+        gate_init: the gates' logits at the start. 0 mixes memory and local attention evenly and learns fastest; -4, the
+            default, leaves a pretrained model nearly as it is, with a gradient that is still alive.
         gate_learning_rate: the gates' own learning rate in `parameter_groups`; None is the common one.
         layers: which layers get a memory; None is every layer that attends to everything, or every layer where each
             has a window of its own.
-        epsilon: added to the memory's denominators. A read-out that finds less than this is damped towards zero.
+        epsilon: added to the memory's denominators, 0.001 by default. A read-out that finds less than this is damped
+            towards zero.
         bptt_segments: how many segments back a gradient reaches; None is all. Counted from the end: the last segment
             of the longest row reaches exactly so many back, and those before form groups of that reach.
         gradient_checkpointing: read every segment again in the backward pass, so that training holds the activations of
