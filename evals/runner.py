@@ -240,8 +240,6 @@ def _check_writes(reader: Reader) -> None:
     Raises:
         UnsupportedModelError: it does not; the hint is what measures an encoder with a memory.
     """
-    if reader.model is None:
-        return
     try:
         reader.check_writes()
     except UnsupportedModelError as error:

@@ -108,7 +108,7 @@ def _class_in(settings: dict[str, Any]) -> str:
     named = str((settings.get("architectures") or [AUTO])[0])
     if named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() or named in MODEL_MAPPING_NAMES.values():
         return AUTO
-    found = getattr(transformers, named, None)
+    found: Any = getattr(transformers, named, None)
     return named if hasattr(found, "can_generate") and not found.can_generate() else AUTO
 
 

@@ -78,6 +78,9 @@ class FakeReader:
     def prompt(self) -> JRTPrompt:
         return next((method for method in self.methods if isinstance(method, JRTPrompt)), JRTPrompt(passes=1))
 
+    def check_writes(self) -> None:
+        """It answers."""
+
     def with_methods(self, *methods: Method) -> FakeReader:
         return FakeReader(
             self.answer,
