@@ -44,16 +44,22 @@ def read_out(state: Tensor, keys: Tensor) -> Tensor:
 def write(state: Tensor, keys: Tensor, values: Tensor, strength: Tensor) -> Tensor:
     """The state after all keys of a segment were written at once.
 
+    All of them correct the same old value, so keys that are alike share the correction: each has |k|^2 / sum k.k' of
+    it, over all keys k' of the segment. That is 1 for a key that meets no other and 1 / n for n copies. As published
+    each has all of it, n copies overshoot n times, and a memory whose keys are alike grows without bound.
+
     Args:
         state: A and z, (B, D + 1, K).
         keys: features, (B, m, K).
         values: (B, m, D).
         strength: how far the old value is replaced, between 0 and 1, (B, m, 1).
     """
+    size = keys.square().sum(dim=-1, keepdim=True)
+    own = size / ((keys @ keys.transpose(1, 2)).sum(dim=-1, keepdim=True) + EPSILON)
     change = strength * (values - read_out(state, keys))
     there = (keys * state[:, None, -1]).sum(dim=-1, keepdim=True)
-    new = (1 - there / (keys.square().sum(dim=-1, keepdim=True) + EPSILON)).clamp(0.0, 1.0).detach()
-    return state + torch.cat([change, new], dim=-1).transpose(1, 2) @ keys
+    new = (1 - there / (size + EPSILON)).clamp(0.0, 1.0).detach()
+    return state + (own * torch.cat([change, new], dim=-1)).transpose(1, 2) @ keys
 
 
 class LayerMemory(nn.Module):

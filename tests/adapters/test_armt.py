@@ -65,6 +65,20 @@ def test_a_key_that_is_written_again_holds_its_last_value() -> None:
     assert torch.allclose(read_out(half, keys[:, :1]), (first + second) / 2, **CLOSE)
 
 
+def test_copies_of_a_key_in_one_segment_are_one_writing() -> None:
+    """As published the second value comes out as 20 times it less 19 times the first, and after 50 segments as NaN."""
+    key = torch.tensor([1.7, 0.0, 0.3])
+    first, second = torch.randn(2, 1, 1, 6, generator=torch.Generator().manual_seed(0))
+    state = write(torch.zeros(1, 7, 3), key.expand(1, 1, 3), first, torch.ones(1, 1, 1))
+    copies = [key.expand(1, 20, 3), second.expand(1, 20, 6), torch.ones(1, 20, 1)]
+    assert torch.allclose(read_out(write(state, *copies), key.expand(1, 1, 3)), second, **CLOSE)
+    for segment in range(200):
+        copies[1] = (second if segment % 2 else first).expand(1, 20, 6)
+        state = write(state, *copies)
+    assert torch.allclose(read_out(state, key.expand(1, 1, 3)), second, **CLOSE)
+    assert torch.allclose(state[0, -1], key, **CLOSE), "z counts the key once"
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt_narrow", "gemma3", "mistral_window"])
 @torch.no_grad()
 def test_a_decoder_starts_as_the_model_alone_on_every_segment(name: str) -> None:
@@ -90,14 +104,15 @@ def through_layers(
             tokens.append(token + matrix @ query / (total @ query + 1e-5))
         output = layer(torch.stack(tokens)[None], **options)
         hidden = output[0] if isinstance(output, tuple) else output
-        for place in places:
+        keys = [dpfp(memory.key.weight @ hidden[0, place], model.method.feature_order) for place in places]
+        for place, key in zip(places, keys, strict=True):
             token = hidden[0, place]
-            key = dpfp(memory.key.weight @ token, model.method.feature_order)
             strength = torch.sigmoid(memory.strength.weight @ token + memory.strength.bias)
             old = matrix @ key / (total @ key + 1e-5)
             gamma = (1 - total @ key / (key @ key + 1e-5)).clamp(0, 1)
-            states[number, :-1] += torch.outer(strength * (memory.value.weight @ token - old), key)
-            states[number, -1] += gamma * key
+            own = key @ key / (sum(key @ other for other in keys) + 1e-5)
+            states[number, :-1] += own * torch.outer(strength * (memory.value.weight @ token - old), key)
+            states[number, -1] += own * gamma * key
     return hidden
 
 
