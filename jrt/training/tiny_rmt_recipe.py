@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from jrt.training.places import Kind
@@ -100,5 +100,7 @@ class Recipe:
 
     @classmethod
     def comparison(cls, seed: int, memory: Memory) -> Recipe:
-        """*memorize* and *detect* alone, for a memory beside others."""
-        return cls(seed=seed, memory=memory, stages=COMPARED, rows={"memorize": 8, "detect": 24})
+        """*memorize* and *detect* alone, for a memory beside others. ARMT goes to NaN at the others' learning rate."""
+        share = 1 / 3 if memory == "armt" else 1.0
+        stages = tuple(replace(stage, learning_rate=share * stage.learning_rate) for stage in COMPARED)
+        return cls(seed=seed, memory=memory, stages=stages, rows={"memorize": 8, "detect": 24})
