@@ -59,7 +59,7 @@ def test_killed_in_a_later_stage_and_resumed_is_unbroken(
     kind: str, death: dict[str, Any], adapted: dict[str, Any], unbroken: dict[str, Trained], tmp_path: Path
 ) -> None:
     killed = child({"kind": kind, "settings": adapted[kind], "out": tmp_path / "run", **death})
-    said, _ = killed.communicate(timeout=120)
+    said, _ = killed.communicate(timeout=600)
     assert killed.returncode == -signal.SIGKILL, said
     stages = {path.parent.name for path in (tmp_path / "run").glob("checkpoints/*/checkpoint-*")}
     assert stages == ({"1-segments", "2-segments"} if kind == "rmt" else {"1-segments"})

@@ -33,7 +33,7 @@ def pair(spec: dict[str, Any], weights: list[Path]) -> list[tuple[int, str]]:
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
+    outputs = [process.communicate(timeout=600)[0] for process in started]
     return [(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
 
 

@@ -42,7 +42,7 @@ def test_killed_and_resumed_is_unbroken(
 ) -> None:
     out = tmp_path / "run"
     killed = child({"kind": "jrt-rnn", "settings": options, "out": out, **death})
-    said, _ = killed.communicate(timeout=120)
+    said, _ = killed.communicate(timeout=600)
     assert killed.returncode == -signal.SIGKILL, said
     left = sorted(path.name for path in out.glob("checkpoints/all/checkpoint-*"))
     assert left == ([kept] if kept else []) and not (out / "model").exists()
