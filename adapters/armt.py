@@ -21,8 +21,8 @@ class ARMT(SegmentMethod):
     The options that it shares with `jrt.RMT` mean what they mean there; `initial_std` is that of the memory tokens. The
     values that are written start at zero, so a decoder reads at first as if every segment stood alone.
 
-    Trained beside RMT at the size of `jrt/tiny-rmt` it went to NaN within seven segments (the card there): the read-out is
-    a quotient without a bound. `RMT(update="gated")` is the memory that was shown to carry.
+    Trained beside RMT at the size of `jrt/tiny-rmt` it went to NaN within seven segments (the card there): the read-out
+    is a quotient without a bound. `RMT(update="gated")` is the memory that was shown to carry.
 
     Attributes:
         key_width: width of keys and queries; a layer keeps (D + 1) x 2 x feature_order x key_width numbers.
