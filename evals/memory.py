@@ -33,7 +33,7 @@ from jrt.evals.statistics import wilson
 from jrt.evals.tasks.base import DEFAULT_COUNT
 from jrt.evals.tasks.places import PlacesTask
 from jrt.evals.tasks.registry import task_class
-from jrt.training.places import PLACES, Passage, pieces
+from jrt.training.places import PLACES, Passage
 
 ROWS = 100
 """Texts that are read at once: few enough for the activations to stay in a processor's cache."""
@@ -101,7 +101,7 @@ def _answer(reader: jrt.Reader, task: PlacesTask, drawn: list[Passage]) -> list[
             said_without_memory=without,
             position=passage.offsets[passage.asked],
             length=task.length,
-            cut=_is_cut(passage, width),
+            cut=len(passage.segments(width)[passage.asked]) > 1,
             in_last=min(passage.offsets) >= task.length - width,
         )
         for passage, place, without in zip(drawn, said, said_alone, strict=True)
@@ -114,11 +114,6 @@ def _tensor(ids: NDArray[np.int64], model: Any) -> Tensor:
 
 def _places(model: Any, logits: Tensor) -> list[str]:
     return [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
-
-
-def _is_cut(passage: Passage, width: int) -> bool:
-    begin = passage.offsets[passage.asked]
-    return begin // width != (begin + len(pieces(passage.facts[passage.asked])) - 1) // width
 
 
 def summary(items: Sequence[Answered]) -> dict[str, Any]:

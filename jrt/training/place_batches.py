@@ -126,8 +126,8 @@ class Drawer:
         cut = kind != "memorize" and num_segments > 1 and generator.random() < self.cut_share
         for _ in range(_TRIES):
             passage = passages.draw(generator, length, forms)
-            is_cut = any(len(touched) > 1 for touched in _touched(passage))
-            if (is_cut or not cut) and (not same_axis or len({_axis(fact) for fact in passage.facts}) == 1):
+            is_cut = not cut or any(len(segments) > 1 for segments in passage.segments(SEGMENT_LENGTH))
+            if is_cut and (not same_axis or len({_axis(fact) for fact in passage.facts}) == 1):
                 break
         return passage
 
@@ -161,18 +161,9 @@ def _axis(relation: str) -> bool:
     return "north" in relation or "south" in relation
 
 
-def _touched(passage: Passage) -> list[range]:
-    """The segments that each fact stands in."""
-    ends = [offset + len(pieces(fact)) - 1 for fact, offset in zip(passage.facts, passage.offsets, strict=True)]
-    return [
-        range(offset // SEGMENT_LENGTH, end // SEGMENT_LENGTH + 1)
-        for offset, end in zip(passage.offsets, ends, strict=True)
-    ]
-
-
 def _quiet(passage: Passage, num_segments: int) -> list[bool]:
     """Which segments hold no part of a fact."""
-    touched = {segment for segments in _touched(passage) for segment in segments}
+    touched = {segment for segments in passage.segments(SEGMENT_LENGTH) for segment in segments}
     return [segment not in touched for segment in range(num_segments)]
 
 

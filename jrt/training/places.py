@@ -223,6 +223,11 @@ class Passage:
     offsets: tuple[int, ...]
     asked: int
 
+    def segments(self, width: int) -> list[range]:
+        """The segments, `width` pieces each, that every fact stands in."""
+        ends = [offset + len(pieces(fact)) for fact, offset in zip(self.facts, self.offsets, strict=True)]
+        return [range(begin // width, (end - 1) // width + 1) for begin, end in zip(self.offsets, ends, strict=True)]
+
 
 class Passages:
     """Draws passages of one kind and one split.

@@ -1,4 +1,4 @@
-"""The recipe of `jrt/tiny-rmt`: a BERT of 124 thousand weights that reads thousands of segments, trained on at most 7.
+"""The recipe of `jrt/tiny-rmt`: a BERT of 122 thousand weights that reads thousands of segments, trained on at most 7.
 
     python -m jrt.training.tiny_rmt --seed 0 --out checkpoint/
     python -m jrt.training.tiny_rmt --seed 0 --compare armt --out control/
