@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jrt.errors import MissingDependencyError, WriteError
 from jrt.evals.schema import EvalResult, Interval
+from jrt.figures import new_figure, save_figure
 
 COLORS = ("#B8BEC7", "#7A9CC6", "#1F5A99", "#E08E45", "#5B8C5A", "#8C5B8A")
 """Grey for the baseline, then blues that grow darker; readable in print and for the colour-blind."""
@@ -28,28 +28,15 @@ def plot(result: EvalResult, path: str | Path) -> Path:
         MissingDependencyError: matplotlib is not installed.
         WriteError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "Plots need the package matplotlib.", 'Type pip install "just-read-twice[plot]".'
-        ) from None
     single = len(result.settings.tasks) == 1
     rows, groups = len(result.settings.methods), len(result.settings.tasks)
     size = (7.2, 1.5 + 0.42 * rows) if single else (max(6.0, 1.6 + groups * (0.5 + 0.55 * rows)), 4.2)
-    figure = Figure(figsize=size, dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size, dpi=160)
     axes = figure.add_subplot()
     (_one_task if single else _many_tasks)(axes, result)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    target = Path(path)
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        raise WriteError(f"{target} could not be written: {error.strerror}.", "Choose another place.") from error
-    return target
+    return save_figure(figure, path)
 
 
 def _one_task(axes: Any, result: EvalResult) -> None:

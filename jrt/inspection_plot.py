@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jrt.errors import MissingDependencyError, WriteError
+from jrt.figures import new_figure, save_figure
 from jrt.inspection import MemoryInspection
 
 BLUE, ORANGE = "#1F5A99", "#E08E45"
@@ -28,7 +28,7 @@ def plot_attention(found: MemoryInspection, path: str | Path) -> Path:
         "memory attends to memory (carrying)": [segment.memory_to_memory for segment in found.segments],
         "answering token attends to memory (reading)": [segment.answer_to_memory for segment in found.segments],
     }
-    figure = _figure((3.2 + 0.28 * max(12, len(found.segments)), 1.0 + len(maps) * (0.75 + 0.16 * layers * heads)))
+    figure = new_figure((3.2 + 0.28 * max(12, len(found.segments)), 1.0 + len(maps) * (0.75 + 0.16 * layers * heads)))
     panels = figure.subplots(len(maps), 1, sharex=True)
     names = [f"{layer + 1}.{head + 1}" for layer in range(layers) for head in range(heads)]
     for axes, (title, values) in zip(panels, maps.items(), strict=True):
@@ -42,7 +42,7 @@ def plot_attention(found: MemoryInspection, path: str | Path) -> Path:
             axes.add_patch(_frame(index, len(names)))
     panels[-1].set_xlabel(_caption(found))
     figure.colorbar(image, ax=panels, shrink=0.6, label="share of attention")
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_memory(found: MemoryInspection, path: str | Path) -> Path:
@@ -62,7 +62,7 @@ def plot_memory(found: MemoryInspection, path: str | Path) -> Path:
     }
     if found.segments[0].gates is not None:
         rows["gate"] = [segment.gates or [] for segment in found.segments]
-    figure = _figure((3.2 + 0.28 * max(12, len(found.segments)), 1.0 + 1.7 * len(rows)))
+    figure = new_figure((3.2 + 0.28 * max(12, len(found.segments)), 1.0 + 1.7 * len(rows)))
     panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     numbers = range(1, len(found.segments) + 1)
     for axes, (title, values) in zip(panels, rows.items(), strict=True):
@@ -78,7 +78,7 @@ def plot_memory(found: MemoryInspection, path: str | Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(title="memory token", fontsize=7, title_fontsize=7, ncols=8, frameon=False)
     panels[-1].set_xlabel(_caption(found))
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _caption(found: MemoryInspection) -> str:
@@ -94,25 +94,3 @@ def _frame(index: int, height: int) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle((index - 0.5, -0.5), 1, height, fill=False, edgecolor=ORANGE, linewidth=1.6)
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "Plots need the package matplotlib.", 'Type pip install "just-read-twice[plot]".'
-        ) from None
-    figure = Figure(figsize=size, dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Any, path: str | Path) -> Path:
-    target = Path(path)
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        raise WriteError(f"{target} could not be written: {error.strerror}.", "Choose another place.") from error
-    return target

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jrt.errors import MissingDependencyError, WriteError
+from jrt.errors import WriteError
+from jrt.figures import new_figure, save_figure
 
 
 @contextmanager
@@ -18,16 +19,8 @@ def figure_of(path: Path, panels: int, *, rows: int = 1) -> Iterator[list[Any]]:
         MissingDependencyError: matplotlib is not installed.
         WriteError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "Plots need the package matplotlib.", 'Type pip install "just-read-twice[plot]".'
-        ) from None
     columns = -(-panels // rows)
-    figure = Figure(figsize=(4.6 * columns, 3.8 * rows), dpi=140, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((4.6 * columns, 3.8 * rows))
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     yield grid[:panels]
     for axes in grid[:panels]:
@@ -39,9 +32,9 @@ def figure_of(path: Path, panels: int, *, rows: int = 1) -> Iterator[list[Any]]:
         axes.set_axis_off()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
     except OSError as error:
         raise WriteError(f"{path} could not be written: {error.strerror}.", "Choose another place.") from error
+    save_figure(figure, path)
 
 
 def logarithmic(axes: Any, lengths: Sequence[int]) -> None:

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jrt.errors import DataFormatError, MissingDependencyError
+from jrt.errors import DataFormatError
+from jrt.figures import new_figure, save_figure
 
 DEPTHS = ("start", "middle", "end", "random")
 
@@ -40,18 +41,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> Path:
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
+        WriteError: the file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingDependencyError(
-            "Plots need the package matplotlib.", 'Type pip install "just-read-twice[plot]".'
-        ) from None
     found = panels(rows)
     lengths = sorted({length for cells in found.values() for _, length in cells})
-    figure = Figure(figsize=(1.6 + 1.05 * len(lengths), 0.7 + 1.75 * len(found)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((1.6 + 1.05 * len(lengths), 0.7 + 1.75 * len(found)), dpi=130)
     axes = figure.subplots(len(found), 1, squeeze=False)[:, 0]
     for axis, (name, cells) in zip(axes, sorted(found.items()), strict=True):
         shares = [[_share(cells.get((depth, length))) for length in lengths] for depth in DEPTHS]
@@ -65,8 +59,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> Path:
                 axis.text(column, row, f"{cell[0]}/{cell[1]}" if cell else "-", ha="center", va="center", fontsize=9)
     axes[-1].set_xlabel("tokens")
     figure.supylabel("depth of the hidden number", fontsize=10)
-    figure.savefig(path, dpi=130)
-    return path
+    return save_figure(figure, path)
 
 
 def _share(cell: tuple[int, int] | None) -> float:
