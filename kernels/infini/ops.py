@@ -26,8 +26,13 @@ def warps(kernel: str, dtype: torch.dtype) -> int:
     return 4 if kernel == "forward" and dtype != torch.float32 else 8
 
 
+def precision(dtype: torch.dtype) -> str:
+    """Of products whose factors Triton holds in float32."""
+    return "ieee" if dtype == torch.float32 else "tf32"
+
+
 def _constants(q: Tensor, v: Tensor) -> dict[str, Any]:
-    return dict(D=q.shape[-1], DV=v.shape[-1], PRECISION="ieee" if q.dtype == torch.float32 else "tf32")
+    return dict(D=q.shape[-1], DV=v.shape[-1], PRECISION=precision(q.dtype))
 
 
 @torch.library.custom_op("jrt::infini_read", mutates_args=())
@@ -63,20 +68,7 @@ def infini_read(
 
 
 @infini_read.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mq: Tensor,
-    memory: Tensor,
-    normaliser: Tensor,
-    gate: Tensor,
-    mask: Tensor | None,
-    segment_length: int,
-    relu: bool,
-    scale: float,
-    epsilon: float,
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return v.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
@@ -130,25 +122,8 @@ def infini_read_gradient(
 
 
 @infini_read_gradient.register_fake
-def _(
-    d_o: Tensor,
-    o: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mq: Tensor,
-    memory: Tensor,
-    normaliser: Tensor,
-    gate: Tensor,
-    mask: Tensor | None,
-    segment_length: int,
-    relu: bool,
-    scale: float,
-    epsilon: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    made = [x.new_empty(x.shape) for x in (q, k, v, mq, memory, normaliser, gate)]
-    return made[0], made[1], made[2], made[3], made[4], made[5], made[6]
+def _(d_o: Tensor, o: Tensor, lse: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs[:7])  # q, k, v, mq, memory, normaliser and gate
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

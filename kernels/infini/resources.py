@@ -31,7 +31,7 @@ def resources(kernel: str, architecture: int, width: int, kind: str = "bf16") ->
     names = [parameter.name for parameter in function.params]
     size = sums.block_size(dtype) if of_sums else ops.block_size(width, width, 2048, dtype)
     constants: dict[str, Any] = dict(D=width, DV=width, BM=size, BN=size, BV=min(width, 64), RELU=False, MASKED=True)
-    constants["PRECISION"] = "ieee" if kind == "fp32" else "tf32"
+    constants["PRECISION"] = ops.precision(dtype)
     constants = {name: value for name, value in constants.items() if name in names}
     scalars = {name: kind for name, kind in _SCALARS.items() if name in names}
     types = {name: kind if name in _IN_TYPE else "u8" if name == "real" else "fp32" for name in names}

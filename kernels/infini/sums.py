@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jrt.kernels.infini.ops import precision
+
 WARPS = 8
 
 
@@ -16,9 +18,8 @@ def block_size(dtype: torch.dtype) -> int:
 
 
 def _options(keys: Tensor, values: Tensor, relu: bool) -> dict[str, Any]:
-    precision = "ieee" if keys.dtype == torch.float32 else "tf32"
     sizes = dict(D=keys.shape[-1], DV=values.shape[-1], BM=block_size(keys.dtype))
-    return dict(**sizes, RELU=relu, PRECISION=precision, num_warps=WARPS)
+    return dict(**sizes, RELU=relu, PRECISION=precision(keys.dtype), num_warps=WARPS)
 
 
 @torch.library.custom_op("jrt::infini_sums", mutates_args=())
@@ -93,13 +94,7 @@ def infini_sums_gradient(
 
 @infini_sums_gradient.register_fake
 def _(
-    d_memory: Tensor,
-    d_normaliser: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    weight: Tensor | None,
-    segment_length: int,
-    relu: bool,
+    d_memory: Tensor, d_normaliser: Tensor, keys: Tensor, values: Tensor, weight: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     d_weight = keys.new_empty(keys.shape[:3] if weight is not None else (0,), dtype=torch.float32)
     return keys.new_empty(keys.shape), values.new_empty(values.shape), d_weight
