@@ -8,11 +8,13 @@ layer runs. A key that is written again replaces its value, and other keys keep 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from jrt.adapters.rmt import SegmentMethod
+
+Normalization = Literal["length", "sum"]
 
 
 class ARMT(SegmentMethod):
@@ -21,12 +23,14 @@ class ARMT(SegmentMethod):
     The options that it shares with `jrt.RMT` mean what they mean there; `initial_std` is that of the memory tokens. The
     values that are written start at zero, so a decoder reads at first as if every segment stood alone.
 
-    Trained beside RMT at the size of `jrt/tiny-rmt` it went to NaN within seven segments (the card there): the read-out
-    is a quotient without a bound. `RMT(update="gated")` is the memory that was shown to carry.
+    How it carries beside RMT at the same size is in the card of `jrt/tiny-rmt`. The paper's normalisation went to NaN in
+    that training: its read-out is a quotient without a bound (`jrt.adapters.armt_memory`).
 
     Attributes:
-        key_width: width of keys and queries; a layer keeps (D + 1) x 2 x feature_order x key_width numbers.
+        key_width: width of keys and queries; a layer keeps D x 2 x feature_order x key_width numbers.
         feature_order: nu of the DPFP feature map; more makes keys more distinct.
+        normalization: of what is read. `length` gives keys and queries length 1, as the authors' later code does; `sum`
+            divides by how much was written under a key, as the paper does.
 
     Example:
         >>> reader = jrt.wrap(model, jrt.ARMT(num_memory_tokens=10, segment_length=512))
@@ -36,6 +40,7 @@ class ARMT(SegmentMethod):
 
     key_width: int = Field(default=64, ge=1, strict=True)
     feature_order: int = Field(default=3, ge=1, strict=True)
+    normalization: Normalization = "length"
 
     def _classes(self) -> tuple[Any, Any]:
         from jrt.adapters.armt_model import ARMTDecoder, ARMTEncoder

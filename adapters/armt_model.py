@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jrt.adapters.armt import ARMT
-from jrt.adapters.armt_memory import LayerMemory
+from jrt.adapters.armt_memory import NORMALIZATIONS, LayerMemory
 from jrt.adapters.rmt_body import ModelFacts, layers_of, unwrapped
 from jrt.adapters.rmt_decoder import RMTDecoder
 from jrt.adapters.rmt_encoder import RMTEncoder
@@ -43,14 +43,14 @@ class _Associative(RMTModel):
                 "and each layer keeps a memory of its own.",
                 "Use RMT, or a model whose layers share no weights.",
             )
-        self.rows_a_layer = width + 1
+        self.rows_a_layer = width + NORMALIZATIONS[method.normalization].extra_rows
         self.features = 2 * method.feature_order * method.key_width
         device = self.initial_memory.device
-        memories = [LayerMemory(width, method.key_width, method.feature_order, device) for _ in layers]
-        self.layer_memories = nn.ModuleList(memories)
+        sizes = (width, method.key_width, method.feature_order)
+        self.layer_memories = nn.ModuleList(LayerMemory(*sizes, method.normalization, device) for _ in layers)
 
     def start_memory(self) -> Tensor:
-        """Nothing is stored: zeros, fp32, (layers x (D + 1), K)."""
+        """Nothing is stored: zeros, fp32, (layers x rows a layer, K)."""
         rows = len(self.layer_memories) * self.rows_a_layer
         return torch.zeros(rows, self.features, device=self.initial_memory.device)
 

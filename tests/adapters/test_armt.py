@@ -19,7 +19,7 @@ from zoo import random_ids
 
 import jrt
 from jrt.adapters.armt import ARMT
-from jrt.adapters.armt_memory import features, read_out, write
+from jrt.adapters.armt_memory import NORMALIZATIONS, Lengths, Sums, features
 from jrt.errors import StateMismatchError, UnsupportedModelError
 from jrt.state import State, advance
 
@@ -47,36 +47,68 @@ def test_the_feature_map_is_that_of_the_paper() -> None:
         assert torch.allclose(found, dpfp(row, 3)) and len(found) == 2 * 3 * 5
 
 
-def test_a_key_that_is_written_again_holds_its_last_value() -> None:
-    keys = torch.eye(4)[None, :2] * 1.7
+@pytest.mark.parametrize("rule", [Sums, Lengths])
+def test_a_key_that_is_written_again_holds_its_last_value(rule: Any) -> None:
+    read, write = rule.read, rule.write
+    keys = rule.prepared(torch.eye(4)[None, :2] * 1.7)
     first, second, other = torch.randn(3, 1, 1, 6, generator=torch.Generator().manual_seed(0))
     one = torch.ones(1, 1, 1)
-    state = torch.zeros(1, 7, 4)
-    assert not read_out(state, keys).any(), "what was never written is nothing"
+    state = torch.zeros(1, 6 + rule.extra_rows, 4)
+    assert not read(state, keys).any(), "what was never written is nothing"
     state = write(state, keys[:, 1:], other, one)
     for _ in range(200):
         state = write(state, keys[:, :1], first, one)
-    assert torch.allclose(read_out(state, keys[:, :1]), first, **CLOSE)
+    assert torch.allclose(read(state, keys[:, :1]), first, **CLOSE)
     state = write(state, keys[:, :1], second, one)
-    assert torch.allclose(read_out(state, keys[:, :1]), second, **CLOSE)
-    assert torch.allclose(read_out(state, keys[:, 1:]), other, **CLOSE), "the other key keeps its value"
-    assert torch.allclose(state[0, -1, :2], torch.tensor([1.7, 1.7]), **CLOSE), "z counts each key once"
+    assert torch.allclose(read(state, keys[:, :1]), second, **CLOSE)
+    assert torch.allclose(read(state, keys[:, 1:]), other, **CLOSE), "the other key keeps its value"
+    if rule is Sums:
+        assert torch.allclose(state[0, -1, :2], torch.tensor([1.7, 1.7]), **CLOSE), "z counts each key once"
     half = write(state, keys[:, :1], first, one / 2)
-    assert torch.allclose(read_out(half, keys[:, :1]), (first + second) / 2, **CLOSE)
+    assert torch.allclose(read(half, keys[:, :1]), (first + second) / 2, **CLOSE)
 
 
-def test_copies_of_a_key_in_one_segment_are_one_writing() -> None:
+@pytest.mark.parametrize("rule", [Sums, Lengths])
+def test_copies_of_a_key_in_one_segment_are_one_writing(rule: Any) -> None:
     """As published the second value comes out as 20 times it less 19 times the first, and after 50 segments as NaN."""
-    key = torch.tensor([1.7, 0.0, 0.3])
+    read, write = rule.read, rule.write
+    key = rule.prepared(torch.tensor([1.7, 0.0, 0.3]))
     first, second = torch.randn(2, 1, 1, 6, generator=torch.Generator().manual_seed(0))
-    state = write(torch.zeros(1, 7, 3), key.expand(1, 1, 3), first, torch.ones(1, 1, 1))
+    state = write(torch.zeros(1, 6 + rule.extra_rows, 3), key.expand(1, 1, 3), first, torch.ones(1, 1, 1))
     copies = [key.expand(1, 20, 3), second.expand(1, 20, 6), torch.ones(1, 20, 1)]
-    assert torch.allclose(read_out(write(state, *copies), key.expand(1, 1, 3)), second, **CLOSE)
+    assert torch.allclose(read(write(state, *copies), key.expand(1, 1, 3)), second, **CLOSE)
     for segment in range(200):
         copies[1] = (second if segment % 2 else first).expand(1, 20, 6)
         state = write(state, *copies)
-    assert torch.allclose(read_out(state, key.expand(1, 1, 3)), second, **CLOSE)
-    assert torch.allclose(state[0, -1], key, **CLOSE), "z counts the key once"
+    assert torch.allclose(read(state, key.expand(1, 1, 3)), second, **CLOSE)
+    if rule is Sums:
+        assert torch.allclose(state[0, -1], key, **CLOSE), "z counts the key once"
+
+
+def test_lengths_are_bounded_where_sums_are_not() -> None:
+    """A 1 is written under a key that is nearly there already: z hardly grows by it, and A does."""
+    one, nearly, rest = torch.tensor([[[1.0, 0.0]], [[1.0, 0.1]], [[0.0, 1.0]]])
+    strength = torch.ones(1, 1, 1)
+    found = {}
+    for name, rule in NORMALIZATIONS.items():
+        state = rule.write(torch.zeros(1, 1 + rule.extra_rows, 2), rule.prepared(one)[None], 0 * strength, strength)
+        state = rule.write(state, rule.prepared(nearly)[None], strength, strength)
+        found[name] = float(rule.read(state, rule.prepared(rest)[None]))
+    assert found["length"] == pytest.approx(0.1, rel=0.01)
+    assert found["sum"] == pytest.approx(0.1 / (0.1 * (1 - 1 / 1.01)), rel=0.02)
+
+
+@torch.no_grad()
+def test_a_segment_of_unit_keys_makes_no_read_out_longer() -> None:
+    """Written with zeros, a memory only shrinks, however its keys overlap."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(1, 6, 8, generator=generator)
+    for count in (1, 3, 20):
+        keys = Lengths.prepared(torch.rand(1, count, 8, generator=generator).pow(4))
+        new = Lengths.write(state, keys, torch.zeros(1, count, 6), torch.ones(1, count, 1))
+        assert torch.linalg.matrix_norm(new, ord=2) <= torch.linalg.matrix_norm(state, ord=2) + 1e-5
+        assert not torch.allclose(new, state)
+        state = new
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt_narrow", "gemma3", "mistral_window"])
@@ -97,22 +129,31 @@ def through_layers(
     into what was there before the segment. `states` changes in place, (layers, D + 1, K)."""
     for number, layer in enumerate(layers):
         memory, state = model.layer_memories[number], states[number].clone()
-        matrix, total = state[:-1], state[-1]
+        by_length = model.method.normalization == "length"
+        matrix, total = (state, None) if by_length else (state[:-1], state[-1])
+
+        def prepared(key: Tensor, by_length: bool = by_length) -> Tensor:
+            return key / (key @ key + 1e-5).sqrt() if by_length else key
+
+        def found(key: Tensor, matrix: Tensor = matrix, total: Tensor | None = total) -> Tensor:
+            return matrix @ key if total is None else matrix @ key / (total @ key + 1e-5)
+
         tokens = []
         for token in hidden[0]:
-            query = dpfp(memory.query.weight @ token, model.method.feature_order)
-            tokens.append(token + matrix @ query / (total @ query + 1e-5))
+            tokens.append(token + found(prepared(dpfp(memory.query.weight @ token, model.method.feature_order))))
         output = layer(torch.stack(tokens)[None], **options)
         hidden = output[0] if isinstance(output, tuple) else output
-        keys = [dpfp(memory.key.weight @ hidden[0, place], model.method.feature_order) for place in places]
+        order = model.method.feature_order
+        keys = [prepared(dpfp(memory.key.weight @ hidden[0, place], order)) for place in places]
         for place, key in zip(places, keys, strict=True):
             token = hidden[0, place]
             strength = torch.sigmoid(memory.strength.weight @ token + memory.strength.bias)
-            old = matrix @ key / (total @ key + 1e-5)
-            gamma = (1 - total @ key / (key @ key + 1e-5)).clamp(0, 1)
             own = key @ key / (sum(key @ other for other in keys) + 1e-5)
-            states[number, :-1] += own * torch.outer(strength * (memory.value.weight @ token - old), key)
-            states[number, -1] += own * gamma * key
+            change = own * torch.outer(strength * (memory.value.weight @ token - found(key)), key)
+            states[number, : len(change)] += change
+            if total is not None:
+                gamma = (1 - total @ key / (key @ key + 1e-5)).clamp(0, 1)
+                states[number, -1] += own * gamma * key
     return hidden
 
 
@@ -120,7 +161,7 @@ def through_layers(
 def llama_row(model: Any, row: list[int]) -> tuple[Tensor, Tensor]:
     """Logits of every token and the states of the layers."""
     body, m = model.base.model, model.method.num_memory_tokens
-    states, logits = torch.zeros(len(body.layers), 65, model.features), []
+    states, logits = torch.zeros(len(body.layers), model.rows_a_layer, model.features), []
     for piece in pieces(row, model.segment_length, "left"):
         full = len(piece) == model.segment_length
         parts = [body.embed_tokens(torch.tensor([piece]))] + [model.initial_memory[None]] * full
@@ -137,9 +178,10 @@ def llama_row(model: Any, row: list[int]) -> tuple[Tensor, Tensor]:
     return torch.cat(logits), states
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @torch.no_grad()
-def test_ragged_rows_of_a_decoder_equal_a_plain_loop_in_any_cut() -> None:
-    model = adapted(build_decoder("llama"))
+def test_ragged_rows_of_a_decoder_equal_a_plain_loop_in_any_cut(normalization: str) -> None:
+    model = adapted(build_decoder("llama"), normalization=normalization)
     ids, mask = left_padded([20, 9, 13])
     expected = [llama_row(model, ids[row, mask[row].bool()].tolist()) for row in range(3)]
     for sizes in ([20], [3, 11, 1, 5]):
@@ -157,14 +199,16 @@ def test_ragged_rows_of_a_decoder_equal_a_plain_loop_in_any_cut() -> None:
             assert torch.allclose(output.memory[row], expected[row][1].flatten(0, 1), **CLOSE)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @torch.no_grad()
-def test_rows_of_an_encoder_equal_a_plain_loop() -> None:
-    model = adapted(build_encoder("bert", "ForSequenceClassification"), cls_token_id=CLS, sep_token_id=SEP)
+def test_rows_of_an_encoder_equal_a_plain_loop(normalization: str) -> None:
+    options = dict(cls_token_id=CLS, sep_token_id=SEP, normalization=normalization)
+    model = adapted(build_encoder("bert", "ForSequenceClassification"), **options)
     ids, mask = left_padded([20, 9])
     ids = ids.remainder(50) + 5
     bert = model.base.bert
     for row in range(2):
-        states = torch.zeros(2, 33, model.features)
+        states = torch.zeros(2, model.rows_a_layer, model.features)
         for piece in pieces(ids[row, mask[row].bool()].tolist(), 6, "right"):
             embed = bert.get_input_embeddings()
             parts = [embed(torch.tensor([CLS])), model.initial_memory, embed(torch.tensor([SEP, *piece, SEP]))]
