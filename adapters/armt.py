@@ -23,8 +23,8 @@ class ARMT(SegmentMethod):
     The options that it shares with `jrt.RMT` mean what they mean there; `initial_std` is that of the memory tokens. The
     values that are written start at zero, so a decoder reads at first as if every segment stood alone.
 
-    How it carries beside RMT at the same size is in the card of `jrt/tiny-rmt`. The paper's normalisation went to NaN in
-    that training: its read-out is a quotient without a bound (`jrt.adapters.armt_memory`).
+    How it carries beside RMT at the same size is in the card of `jrt/tiny-rmt`. The paper's normalisation went to NaN
+    in that training: its read-out is a quotient without a bound (`jrt.adapters.armt_memory`).
 
     Attributes:
         key_width: width of keys and queries; a layer keeps D x 2 x feature_order x key_width numbers.

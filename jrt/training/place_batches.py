@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jrt.training.places import PLACES, Distractors, Kind, Passage, Passages, Split, pieces
+from jrt.training.places import PLACES, SLOTS, Distractors, Kind, Passage, Passages, Split, pieces
 
 SEGMENT_LENGTH = 24
 KINDS: tuple[Kind, ...] = ("memorize", "detect", "reason")
+TOWNS = SLOTS["town"]
 _TRIES = 20
 
 
@@ -59,15 +60,25 @@ class Drawer:
         split: which facts.
         cut_share: the share of texts that are drawn again until the border of two segments cuts a fact, where the
             facts can stand anywhere and there is a border.
-        axis_share: the share of texts with two relations in which both are north and south, or both east and west, and
-            which are only asked about the place that both name: only which way it lies tells them apart.
+        shared_share: the share of texts with two relations which are only asked about the place that both name; in half
+            of them both relations are on one axis, and in half of them they are not.
+        landmark_share: the share of texts with two relations in which one or both are of a place and a town.
     """
 
-    def __init__(self, tokenizer: Any, split: Split, *, cut_share: float = 0.0, axis_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        split: Split,
+        *,
+        cut_share: float = 0.0,
+        shared_share: float = 0.0,
+        landmark_share: float = 0.0,
+    ) -> None:
         distractors = Distractors()
-        self.cut_share, self.axis_share = cut_share, axis_share
-        self.passages = {kind: Passages(kind, split, distractors) for kind in KINDS}
-        self.tables = {kind: token_table(passages, tokenizer) for kind, passages in self.passages.items()}
+        self.cut_share, self.shared_share, self.landmark_share = cut_share, shared_share, landmark_share
+        self.sources = {kind: Source(Passages(kind, split, distractors), tokenizer) for kind in KINDS}
+        if landmark_share:
+            self.landmarks = Source(Passages("reason", split, distractors, with_landmarks=True), tokenizer)
 
     def draw(
         self,
@@ -85,13 +96,15 @@ class Drawer:
         ends: list[NDArray[np.int64]] = []
         owners, labels, sizes, quiet, clear = [], [], [], [], []
         for kind, count in rows.items():
-            passages, table, asked = self.passages[kind], self.tables[kind], len(last)
+            asked = len(last)
             for _ in range(count):
-                same_axis = kind == "reason" and generator.random() < self.axis_share
-                passage = self._passage(generator, kind, num_segments, forms, same_axis)
-                ids = table[passage.pieces]
-                for asks, answer in _asked(generator, passages, passage, forms, same_axis)[:questions]:
-                    ends.append(table[asks])
+                source = self._source(generator, kind, forms)
+                shared = kind == "reason" and generator.random() < self.shared_share
+                axes = int(generator.integers(1, 3)) if shared else None
+                passage = self._passage(generator, source.passages, num_segments, forms, axes)
+                ids = source.table[passage.pieces]
+                for asks, answer in _asked(generator, source.passages, passage, forms, shared)[:questions]:
+                    ends.append(source.table[asks])
                     last.append(np.concatenate([ids[-SEGMENT_LENGTH : -len(asks)], ends[-1]]))
                     owners.append(len(before))
                     labels.append(PLACES.index(answer))
@@ -114,20 +127,25 @@ class Drawer:
 
     def distractors(self, generator: np.random.Generator, count: int) -> Tensor:
         """Segments without facts, (count, SEGMENT_LENGTH); they begin and end in the middle of sentences."""
-        passages = self.passages["detect"]
-        drawn, _ = passages.distractors.draw(generator, count * SEGMENT_LENGTH)
-        return torch.from_numpy(self.tables["detect"][drawn].reshape(count, SEGMENT_LENGTH))
+        source = self.sources["detect"]
+        drawn, _ = source.passages.distractors.draw(generator, count * SEGMENT_LENGTH)
+        return torch.from_numpy(source.table[drawn].reshape(count, SEGMENT_LENGTH))
+
+    def _source(self, generator: np.random.Generator, kind: Kind, forms: int) -> Source:
+        """Where a text comes from. With one form of questions there may be none about a place and a town."""
+        landmarks = kind == "reason" and forms > 1 and self.landmark_share and generator.random() < self.landmark_share
+        return self.landmarks if landmarks else self.sources[kind]
 
     def _passage(
-        self, generator: np.random.Generator, kind: Kind, num_segments: int, forms: int, same_axis: bool
+        self, generator: np.random.Generator, passages: Passages, num_segments: int, forms: int, axes: int | None
     ) -> Passage:
-        """A text; one in which a border cuts a fact is sought for `cut_share` of them."""
-        passages, length = self.passages[kind], num_segments * SEGMENT_LENGTH
-        cut = kind != "memorize" and num_segments > 1 and generator.random() < self.cut_share
+        """A text, of relations on so many axes; one in which a border cuts a fact is sought for `cut_share` of them."""
+        length = num_segments * SEGMENT_LENGTH
+        cut = passages.kind != "memorize" and num_segments > 1 and generator.random() < self.cut_share
         for _ in range(_TRIES):
             passage = passages.draw(generator, length, forms)
             is_cut = not cut or any(len(segments) > 1 for segments in passage.segments(SEGMENT_LENGTH))
-            if is_cut and (not same_axis or len({_axis(fact) for fact in passage.facts}) == 1):
+            if is_cut and (axes is None or len({_axis(fact) for fact in passage.facts}) == axes):
                 break
         return passage
 
@@ -137,6 +155,13 @@ class Drawer:
         for segment, index in zip(segments, generator.integers(len(ends), size=count), strict=True):
             segment[-len(ends[index]) :] = torch.from_numpy(ends[index])
         return segments
+
+
+class Source:
+    """Passages, and the tokenizer's id of every piece of their vocabulary, (V,)."""
+
+    def __init__(self, passages: Passages, tokenizer: Any) -> None:
+        self.passages, self.table = passages, token_table(passages, tokenizer)
 
 
 def token_table(passages: Passages, tokenizer: Any) -> NDArray[np.int64]:
@@ -151,8 +176,8 @@ def _asked(
     every = passages.questions(passage, forms)
     if about_both:
         one, other = (set(pieces(fact)) for fact in passage.facts)
-        both = next(place for place in PLACES if f" {place}" in one & other)
-        every = [found for found in every if both in passages.text(found[0])]
+        both = next(place for place in (*PLACES, *TOWNS) if f" {place}" in one & other)
+        every = [found for found in every if both in passages.text(found[0])] or every
     return [every[index] for index in generator.permutation(len(every))]
 
 
@@ -168,13 +193,17 @@ def _quiet(passage: Passage, num_segments: int) -> list[bool]:
 
 
 def _clear(passage: Passage, num_segments: int) -> list[bool]:
-    """Which segments hold what no distractor has: a whole fact, its first words behind the name or the place ("Mary
-    went", "The garden is"), or more of its end than the full stop."""
+    """Which segments hold what no distractor has.
+
+    That is a whole fact, its first words behind the name or the place ("Mary went", "The garden is"), or more of its
+    end than the full stop. Of a relation with a town it is all of it: distractors say the same of two towns.
+    """
     found = [False] * num_segments
     for fact, offset in zip(passage.facts, passage.offsets, strict=True):
         length, first = len(pieces(fact)), offset // SEGMENT_LENGTH
         inside = min(length, (first + 1) * SEGMENT_LENGTH - offset)
-        found[first] |= inside >= (3 if fact.startswith("The") else 2)
-        if length - inside > 1:
+        town = any(f" {name}" in fact for name in TOWNS)
+        found[first] |= inside >= (length if town else 3 if fact.startswith("The") else 2)
+        if length - inside > 1 and not town:
             found[first + 1] = True
     return found

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations, product
 from string import Formatter
@@ -107,25 +108,37 @@ def moves(split: Split) -> list[Fact]:
 def relations(split: Split) -> list[Fact]:
     """The facts of `reason`: what lies where. A relation and its reverse are in the same split."""
     found = []
-    for forward in ("north", "east"):
-        kept = _keys([f"{a} {forward} {b}" for a, b in permutations(PLACES, 2)], split)
-        for (first, second), direction in product(permutations(PLACES, 2), (forward, REVERSE[forward])):
-            key = f"{first} {forward} {second}" if direction == forward else f"{second} {forward} {first}"
-            questions = (
-                (f"What is {direction} of the {second}?", first),
-                (f"What is the {first} {direction} of?", second),
-                (f"What is {REVERSE[direction]} of the {first}?", second),
-                (f"What is the {second} {REVERSE[direction]} of?", first),
-            )
-            if key in kept:
-                found.append(Fact(f"The {first} is {direction} of the {second}.", key, questions))
+    for axis in ("north", "east"):
+        kept = _keys([f"{a} {axis} {b}" for a, b in permutations(PLACES, 2)], split)
+        found += [fact for fact in _relations(axis, permutations(PLACES, 2)) if fact.key in kept]
     return found
 
 
-def related(split: Split) -> list[tuple[Fact, ...]]:
-    """Pairs of relations with one place in common, in both orders, whose questions have one answer each."""
-    facts = [(fact, frozenset(fact.key.split()) & set(PLACES)) for fact in relations(split)]
-    return [(a, b) for (a, left), (b, right) in permutations(facts, 2) if len(left & right) == 1 and not _clash(a, b)]
+def landmarks() -> list[Fact]:
+    """Relations of a place and a town, which no task asks about: more for training to learn what a relation is."""
+    pairs = [*product(PLACES, SLOTS["town"]), *product(SLOTS["town"], PLACES)]
+    return [fact for axis in ("north", "east") for fact in _relations(axis, pairs)]
+
+
+def _relations(axis: str, pairs: Iterable[tuple[str, str]]) -> list[Fact]:
+    """What lies in a direction of what, and in the opposite one, with the questions in their four forms."""
+    found = []
+    for (first, second), direction in product(pairs, (axis, REVERSE[axis])):
+        key = f"{first} {axis} {second}" if direction == axis else f"{second} {axis} {first}"
+        questions = (
+            (f"What is {direction} of the {second}?", first),
+            (f"What is the {first} {direction} of?", second),
+            (f"What is {REVERSE[direction]} of the {first}?", second),
+            (f"What is the {second} {REVERSE[direction]} of?", first),
+        )
+        found.append(Fact(f"The {first} is {direction} of the {second}.", key, questions))
+    return found
+
+
+def related(facts: list[Fact]) -> list[tuple[Fact, ...]]:
+    """Pairs of relations with one end in common, in both orders, whose questions have one answer each."""
+    ends = [(fact, frozenset(fact.key.split()) - set(REVERSE)) for fact in facts]
+    return [(a, b) for (a, left), (b, right) in permutations(ends, 2) if len(left & right) == 1 and not _clash(a, b)]
 
 
 def _keys(keys: list[str], split: Split) -> set[str]:
@@ -139,6 +152,11 @@ def _clash(one: Fact, other: Fact) -> bool:
     """Whether a question would have two answers."""
     asked = dict(other.questions)
     return any(asked.get(question, answer) != answer for question, answer in one.questions)
+
+
+def _about_places(fact: Fact, forms: int) -> list[tuple[str, str]]:
+    """Its questions of the first forms whose answers are places."""
+    return [(question, answer) for question, answer in fact.questions[:forms] if answer in PLACES]
 
 
 class Distractors:
@@ -236,6 +254,8 @@ class Passages:
         kind: which task.
         split: which facts.
         distractors: what hides them.
+        with_landmarks: whether one or both of two relations are of a place and a town; questions ask for the place, and
+            where there is but one form of them, it may find none.
 
     Attributes:
         vocabulary: every piece that a passage can hold.
@@ -247,9 +267,15 @@ class Passages:
         (12, (0,), True)
     """
 
-    def __init__(self, kind: Kind, split: Split, distractors: Distractors) -> None:
+    def __init__(self, kind: Kind, split: Split, distractors: Distractors, *, with_landmarks: bool = False) -> None:
         self.kind, self.distractors = kind, distractors
-        self._groups = related(split) if kind == "reason" else [(fact,) for fact in moves(split)]
+        if kind != "reason":
+            self._groups: list[tuple[Fact, ...]] = [(fact,) for fact in moves(split)]
+        elif with_landmarks:
+            towns = set(landmarks())
+            self._groups = [pair for pair in related([*relations(split), *landmarks()]) if towns & set(pair)]
+        else:
+            self._groups = related(relations(split))
         texts = {fact.text for group in self._groups for fact in group}
         texts |= {question for group in self._groups for fact in group for question, _ in fact.questions}
         self._facts = {fact.text: fact for group in self._groups for fact in group}
@@ -276,7 +302,7 @@ class Passages:
         """
         group = self._groups[generator.integers(len(self._groups))]
         asked = int(generator.integers(len(group)))
-        questions = group[asked].questions[:forms]
+        questions = _about_places(group[asked], forms)
         question, answer = questions[generator.integers(len(questions))]
         facts, end = [self._encoded[fact.text] for fact in group], self._encoded[question]
         room = length - len(end) - sum(map(len, facts))
@@ -307,7 +333,7 @@ class Passages:
         A text whose end is exchanged for one of them is a passage too.
         """
         facts = [self._facts[text] for text in passage.facts]
-        asked = dict(question for fact in facts for question in fact.questions[:forms])
+        asked = dict(question for fact in facts for question in _about_places(fact, forms))
         return [(self._encoded[question], answer) for question, answer in asked.items()]
 
     def text(self, pieces: NDArray[np.int32]) -> str:

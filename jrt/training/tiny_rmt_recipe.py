@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jrt.training.places import Kind
@@ -50,10 +50,10 @@ class Stage:
     told: bool = False
 
 
-PATIENCE = {2: 700, 3: 100, 4: 100, 5: 100, 6: 100, MAX_SEGMENTS: 0}
+PATIENCE = {2: 1500, 3: 100, 4: 100, 5: 100, 6: 100, MAX_SEGMENTS: 0}
 STAGES = (
     Stage("answer", tuple(Level(forms, 1, 150) for forms in (1, 2, 3, 4)), 2000, 1.5e-3, 3, tasks_count_alike=False),
-    Stage("carry", tuple(Level(4, segments, patience) for segments, patience in PATIENCE.items()), 1700, 1.5e-3),
+    Stage("carry", tuple(Level(4, segments, patience) for segments, patience in PATIENCE.items()), 2600, 1.5e-3),
     Stage("hold", (Level(4, MAX_SEGMENTS, 0),), 1500, 1.5e-3, told=True),
 )
 COMPARED = (
@@ -80,8 +80,10 @@ class Recipe:
     """... and how much that counts."""
     cut_share: float = 0.5
     """Of the texts, those that are drawn so that a border cuts a fact."""
-    axis_share: float = 0.5
-    """Of the texts with two relations, those in which both are on one axis; asked about the place that both name."""
+    shared_share: float = 0.6
+    """Of the texts with two relations, those asked only about the place that both name; half of them on one axis."""
+    landmark_share: float = 0.5
+    """Of the texts with two relations, those in which one or both are of a place and a town."""
     weight_decay: float = 0.1
     told_weight: float = 1.0
     """Of the pressure on gates, reached after half of the last stage."""
@@ -100,7 +102,5 @@ class Recipe:
 
     @classmethod
     def comparison(cls, seed: int, memory: Memory) -> Recipe:
-        """*memorize* and *detect* alone, for a memory beside others. ARMT goes to NaN at the others' learning rate."""
-        share = 1 / 3 if memory == "armt" else 1.0
-        stages = tuple(replace(stage, learning_rate=share * stage.learning_rate) for stage in COMPARED)
-        return cls(seed=seed, memory=memory, stages=stages, rows={"memorize": 8, "detect": 24})
+        """*memorize* and *detect* alone, for a memory beside others."""
+        return cls(seed=seed, memory=memory, stages=COMPARED, rows={"memorize": 8, "detect": 24}, landmark_share=0.0)

@@ -28,7 +28,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, stage: Stage, model: Any, tokenizer: Any, number: int = 0) -> None:
         self.recipe, self.stage, self.model, self.penalty = recipe, stage, model.train(), model.write_penalty
         self.generator = np.random.default_rng([recipe.seed, *map(ord, stage.name), *([number] if number else [])])
-        self.drawer = Drawer(tokenizer, "train", cut_share=recipe.cut_share, axis_share=recipe.axis_share)
+        shares = {"cut_share": recipe.cut_share, "shared_share": recipe.shared_share}
+        self.drawer = Drawer(tokenizer, "train", landmark_share=recipe.landmark_share, **shares)
         self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=recipe.weight_decay), betas=(0.9, 0.98))
         self.level, self.level_began = 0, 0
         self.model.write_penalty = self.penalty if stage.told else 0.0
