@@ -36,7 +36,10 @@ class Stage:
         levels: the last stays until the end.
         steps: batches.
         learning_rate: the highest.
-        tries: how often it may begin again with new untrained weights, where its last level was not passed.
+        falls_from: the share of the steps after which it falls to nearly nothing.
+        rows: texts of each kind in a batch.
+        tries: how often it may begin again with new untrained weights, where a try was given up: one that is not right
+            in `GIVEN_UP_BELOW` of the relations after `GIVEN_UP_AFTER` steps seldom becomes so.
         tasks_count_alike: in the loss, however many questions they ask.
         told: whether gates are told where the facts are.
     """
@@ -45,21 +48,27 @@ class Stage:
     levels: tuple[Level, ...]
     steps: int
     learning_rate: float
+    falls_from: float = 0.7
+    rows: Mapping[Kind, int] = field(default_factory=lambda: {"memorize": 8, "detect": 24, "reason": 32})
     tries: int = 1
     tasks_count_alike: bool = True
     told: bool = False
 
 
-PATIENCE = {2: 1500, 3: 100, 4: 100, 5: 100, 6: 100, MAX_SEGMENTS: 0}
+GIVEN_UP_AFTER, GIVEN_UP_BELOW = 1200, 0.8
+MOSTLY_RELATIONS: Mapping[Kind, int] = {"memorize": 4, "detect": 12, "reason": 48}
+FORMS = (1, 2, 3, 4)
+PATIENCE = {2: 2000, 3: 100, 4: 100, 5: 100, 6: 100, MAX_SEGMENTS: 0}
 STAGES = (
-    Stage("answer", tuple(Level(forms, 1, 150) for forms in (1, 2, 3, 4)), 2000, 1.5e-3, 3, tasks_count_alike=False),
-    Stage("carry", tuple(Level(4, segments, patience) for segments, patience in PATIENCE.items()), 2600, 1.5e-3),
-    Stage("hold", (Level(4, MAX_SEGMENTS, 0),), 1500, 1.5e-3, told=True),
+    Stage("answer", tuple(Level(forms, 1, 150) for forms in FORMS), 2000, 1.5e-3, tries=6, tasks_count_alike=False),
+    Stage("carry", tuple(Level(4, *level) for level in PATIENCE.items()), 4000, 1.5e-3, 0.2, MOSTLY_RELATIONS),
+    Stage("hold", (Level(4, MAX_SEGMENTS, 0),), 1500, 1e-3, 0.4, MOSTLY_RELATIONS, told=True),
 )
+MOVES: Mapping[Kind, int] = {"memorize": 8, "detect": 24}
 COMPARED = (
-    Stage("answer", (Level(1, 1, 0),), 300, 1.5e-3),
-    Stage("carry", tuple(Level(1, segments, 150) for segments in range(2, MAX_SEGMENTS + 1)), 1200, 1.5e-3),
-    Stage("hold", (Level(1, MAX_SEGMENTS, 0),), 600, 1.5e-3, told=True),
+    Stage("answer", (Level(1, 1, 0),), 300, 1.5e-3, rows=MOVES),
+    Stage("carry", tuple(Level(1, count, 150) for count in range(2, MAX_SEGMENTS + 1)), 1200, 1.5e-3, rows=MOVES),
+    Stage("hold", (Level(1, MAX_SEGMENTS, 0),), 600, 1.5e-3, rows=MOVES, told=True),
 )
 """Shorter stages without relations, to compare memories."""
 
@@ -71,7 +80,6 @@ class Recipe:
     seed: int = 0
     memory: Memory = "gated"
     stages: tuple[Stage, ...] = STAGES
-    rows: Mapping[Kind, int] = field(default_factory=lambda: {"memorize": 8, "detect": 24, "reason": 32})
     questions: int = 4
     """At most, about one text: two related facts answer eight, a fact about a person one."""
     unanswerable: int = 32
@@ -82,7 +90,7 @@ class Recipe:
     """Of the texts, those that are drawn so that a border cuts a fact."""
     shared_share: float = 0.6
     """Of the texts with two relations, those asked only about the place that both name; half of them on one axis."""
-    landmark_share: float = 0.5
+    landmark_share: float = 0.6
     """Of the texts with two relations, those in which one or both are of a place and a town."""
     weight_decay: float = 0.1
     told_weight: float = 1.0
@@ -103,4 +111,4 @@ class Recipe:
     @classmethod
     def comparison(cls, seed: int, memory: Memory) -> Recipe:
         """*memorize* and *detect* alone, for a memory beside others."""
-        return cls(seed=seed, memory=memory, stages=COMPARED, rows={"memorize": 8, "detect": 24}, landmark_share=0.0)
+        return cls(seed=seed, memory=memory, stages=COMPARED, landmark_share=0.0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jrt.training.place_batches import Batch, Drawer
-from jrt.training.tiny_rmt_recipe import MAX_SEGMENTS, Recipe, Stage
+from jrt.training.tiny_rmt_recipe import GIVEN_UP_AFTER, GIVEN_UP_BELOW, MAX_SEGMENTS, Recipe, Stage
 
 CLOSED = -4.0
 """What goes into the sigmoid of a gate that is told to shut; from log(0.1 / 1.1) = -2.4 down it is exactly 0."""
@@ -37,9 +37,11 @@ class Trainer:
         self.started = time.perf_counter()
 
     def run(self) -> None:
-        """All steps; the model is in evaluation mode afterwards."""
+        """All steps, or those until the try is given up; the model is in evaluation mode afterwards."""
         for number in range(self.stage.steps):
             self.step(number)
+            if self.stage.tries > 1 and number + 1 == GIVEN_UP_AFTER and self.hopeless():
+                break
         self.model.write_penalty = self.penalty
         self.model.eval()
 
@@ -50,7 +52,7 @@ class Trainer:
         count = int(self.generator.integers(1, level.segments + 1)) if short else level.segments
         batch = self.drawer.draw(
             self.generator,
-            recipe.rows,
+            self.stage.rows,
             count,
             forms=level.forms,
             questions=recipe.questions,
@@ -132,21 +134,26 @@ class Trainer:
         """Whether the next level begins."""
         return self.good() or number + 1 - self.level_began >= self.stage.levels[self.level].patience
 
+    def hopeless(self) -> bool:
+        """Whether relations are hardly told apart yet."""
+        return float(torch.stack(self.recent).mean(0)[list(self.stage.rows).index("reason")]) < GIVEN_UP_BELOW
+
     def good(self) -> bool:
         """Whether the last batches of the longest texts were answered well enough."""
         if len(self.recent) < RECENT:
             return False
         recipe, shares = self.recipe, torch.stack(self.recent).mean(0).tolist()
-        needed = [recipe.reason_above if kind == "reason" else recipe.easy_above for kind in recipe.rows]
+        needed = [recipe.reason_above if kind == "reason" else recipe.easy_above for kind in self.stage.rows]
         return all(share > least for share, least in zip(shares, needed, strict=True))
 
     def shares(self) -> str:
-        mean = torch.stack(self.recent).mean(0).tolist() if self.recent else [0.0] * len(self.recipe.rows)
-        return ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in zip(self.recipe.rows, mean, strict=True))
+        mean = torch.stack(self.recent).mean(0).tolist() if self.recent else [0.0] * len(self.stage.rows)
+        return ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in zip(self.stage.rows, mean, strict=True))
 
     def rate(self, number: int) -> float:
-        """Warm-up over 100 steps, the last 30 % falling to nearly nothing."""
-        return min(1.0, (number + 1) / 100, max(0.02, (1 - number / self.stage.steps) / 0.3))
+        """Warm-up over 100 steps, and the linear fall to nearly nothing at the end."""
+        falling = (1 - number / self.stage.steps) / (1 - self.stage.falls_from)
+        return min(1.0, (number + 1) / 100, max(0.02, falling))
 
     def say(self, text: str) -> None:
         print(f"{time.perf_counter() - self.started:6.0f} s  {self.stage.name}: {text}", flush=True)

@@ -89,7 +89,9 @@ def test_what_is_held_out_is_never_trained_not_even_turned_around() -> None:
         assert turned in {found.text for found in relations("train")}
     for split in ("train", "heldout"):
         assert {fact.questions[0][1] for fact in moves(split)} == set(PLACES)
-        assert {answer for pair in related(split) for fact in pair for _, answer in fact.questions} == set(PLACES)
+        assert {answer for pair in related(relations(split)) for fact in pair for _, answer in fact.questions} == set(
+            PLACES
+        )
 
 
 def test_distractors_hold_the_words_of_facts_and_no_fact() -> None:

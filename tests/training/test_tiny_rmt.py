@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 import jrt
 from jrt.evals.memory import answered, summary
 from jrt.evals.tasks.registry import parse_task
+from jrt.training import tiny_rmt_trainer
 from jrt.training.place_batches import SEGMENT_LENGTH, Drawer
-from jrt.training.places import ACTIONS, NAMES, PLACES, REVERSE, moves, relations
+from jrt.training.places import ACTIONS, NAMES, PLACES, REVERSE, SLOTS, landmarks, moves, relations
 from jrt.training.tiny_rmt import build_tokenizer, train, untrained
 from jrt.training.tiny_rmt_recipe import MAX_SEGMENTS, STAGES, Level, Recipe, Stage
 from jrt.training.tiny_rmt_trainer import CLOSED, OPEN, Trainer
+
+FEW: dict[Any, int] = {"memorize": 1, "detect": 1, "reason": 1}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,20 @@ def test_shared_places_are_asked_about_where_that_is_asked_for() -> None:
     assert axes == {1, 2}
 
 
+def test_places_and_towns_lie_beside_each_other_where_that_is_asked_for() -> None:
+    """Questions ask for the place; nothing of it is a relation that is held out."""
+    tokenizer, towns = build_tokenizer(), set(SLOTS["town"])
+    batch = draw(Drawer(tokenizer, "train", landmark_share=1.0, shared_share=0.5), 1)
+    heldout = {fact.text.replace(".", " .") for fact in relations("heldout")}
+    for last, label in zip(batch.last[5:], batch.labels[5:].tolist(), strict=True):
+        text = tokenizer.decode(last)
+        facts = re.findall(r"The \w+ is \w+ of the \w+ \.", text)
+        assert any(towns & set(fact.split()) and set(PLACES) & set(fact.split()) for fact in facts), text
+        assert any(PLACES[label] in fact for fact in facts) and not heldout & set(facts)
+        assert tokenizer.unk_token not in text
+    assert not {fact.key for fact in landmarks()} & {fact.key for fact in relations("heldout")}
+
+
 def test_gates_are_told_what_the_words_of_a_segment_tell() -> None:
     """The facts are found again in the text; a name alone, "The garden" alone and a full stop alone tell nothing."""
     tokenizer = build_tokenizer()
@@ -119,7 +136,7 @@ def test_gates_are_told_what_the_words_of_a_segment_tell() -> None:
 
 
 def test_what_gates_are_told_opens_and_shuts_them() -> None:
-    recipe = replace(Recipe(), rows={"memorize": 1, "detect": 1, "reason": 1}, unanswerable=1)
+    recipe = replace(Recipe(), unanswerable=1)
     model, tokenizer = untrained(recipe)
     trainer = Trainer(recipe, recipe.stages[-1], model, tokenizer)
     batch = draw(trainer.drawer, 3)
@@ -146,12 +163,12 @@ def test_unanswerable_questions_stand_behind_segments_without_a_fact() -> None:
 
 @pytest.mark.parametrize("memory", ["gated", "replace", "armt"])
 def test_a_seed_gives_one_model_and_steps_change_it(memory: Any) -> None:
-    recipe = replace(Recipe(memory=memory), rows={"memorize": 2, "detect": 2, "reason": 2}, unanswerable=2)
+    recipe = replace(Recipe(memory=memory), unanswerable=2)
     runs = []
     for _ in range(2):
         model, tokenizer = untrained(recipe)
         start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        Trainer(recipe, replace(recipe.stages[-1], steps=2), model, tokenizer).run()
+        Trainer(recipe, replace(recipe.stages[-1], steps=2, rows=FEW), model, tokenizer).run()
         runs.append(model.state_dict())
         changed = {name for name in start if not torch.equal(start[name], runs[-1][name])}
         own = {"gated": "write_gate.weight", "replace": "base.bert.pooler.dense.weight"}
@@ -165,9 +182,9 @@ def test_memories_have_as_many_weights() -> None:
 
 
 def test_levels_go_up_by_results_or_by_patience() -> None:
-    recipe = replace(Recipe(), rows={"memorize": 1, "detect": 1, "reason": 1}, unanswerable=1)
+    recipe = replace(Recipe(), unanswerable=1)
     model, tokenizer = untrained(recipe)
-    stage = Stage("carry", tuple(Level(4, segments, 25) for segments in (2, 3, MAX_SEGMENTS)), 100, 1e-3)
+    stage = Stage("carry", tuple(Level(4, segments, 25) for segments in (2, 3, MAX_SEGMENTS)), 100, 1e-3, rows=FEW)
     trainer = Trainer(recipe, stage, model, tokenizer)
     assert model.write_penalty == 0
     trainer.recent = [torch.tensor([1.0, 1.0, 0.5])] * 19
@@ -182,10 +199,22 @@ def test_levels_go_up_by_results_or_by_patience() -> None:
     assert trainer.level == 2 and model.write_penalty == recipe.write_penalty
 
 
+def test_a_try_that_does_not_tell_relations_apart_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_rmt_trainer, "GIVEN_UP_AFTER", 2)
+    recipe = replace(Recipe(), unanswerable=1)
+    for share, steps in ((0.7, 2), (0.9, 4)):
+        trainer = Trainer(recipe, replace(STAGES[0], steps=4), *untrained(recipe))
+        taken: list[int] = []
+        monkeypatch.setattr(trainer, "step", taken.append)
+        trainer.recent = [torch.tensor([1.0, 1.0, share])] * 20
+        trainer.run()
+        assert len(taken) == steps
+
+
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
     """What the unbroken run has saved behind its second try is all that the other one begins with."""
-    stages = tuple(replace(stage, steps=2, tries=min(stage.tries, 2)) for stage in STAGES)
-    recipe = Recipe(stages=stages, rows={"memorize": 1, "detect": 1, "reason": 1}, unanswerable=1)
+    stages = tuple(replace(stage, steps=2, rows=FEW, tries=min(stage.tries, 2)) for stage in STAGES)
+    recipe = Recipe(stages=stages, unanswerable=1)
     train(recipe, tmp_path / "unbroken")
     tries = {"answer-0", "answer-1", "carry-0", "hold-0"}
     assert {path.name for path in (tmp_path / "unbroken").iterdir() if path.is_dir()} == tries
