@@ -60,6 +60,7 @@ class Drawer:
         split: which facts.
         cut_share: the share of texts that are drawn again until the border of two segments cuts a fact, where the
             facts can stand anywhere and there is a border.
+        carried_share: the share of texts with more than one segment of which the last holds no part of a fact.
         shared_share: the share of texts with two relations which are only asked about the place that both name; in half
             of them both relations are on one axis, and in half of them they are not.
         landmark_share: the share of texts with two relations in which one or both are of a place and a town.
@@ -71,14 +72,17 @@ class Drawer:
         split: Split,
         *,
         cut_share: float = 0.0,
+        carried_share: float = 0.0,
         shared_share: float = 0.0,
         landmark_share: float = 0.0,
     ) -> None:
         distractors = Distractors()
-        self.cut_share, self.shared_share, self.landmark_share = cut_share, shared_share, landmark_share
+        self.cut_share, self.carried_share = cut_share, carried_share
+        self.shared_share, self.landmark_share = shared_share, landmark_share
         self.sources = {kind: Source(Passages(kind, split, distractors), tokenizer) for kind in KINDS}
         if landmark_share:
-            self.landmarks = Source(Passages("reason", split, distractors, with_landmarks=True), tokenizer)
+            self.landmarks = Source(Passages("reason", split, distractors, pairs="landmarks"), tokenizer)
+        self.alike = Source(Passages("reason", split, distractors, pairs="alike"), tokenizer)
 
     def draw(
         self,
@@ -89,8 +93,12 @@ class Drawer:
         forms: int,
         questions: int,
         unanswerable: int = 0,
+        alike: bool = False,
     ) -> Batch:
-        """A batch of `rows[kind]` texts of each kind, with up to `questions` questions about each."""
+        """A batch of `rows[kind]` texts of each kind, with up to `questions` questions about each.
+
+        With `alike`, all texts with two relations name one place last in both and are asked about that place.
+        """
         before: list[NDArray[np.int64]] = []
         last: list[NDArray[np.int64]] = []
         ends: list[NDArray[np.int64]] = []
@@ -98,9 +106,9 @@ class Drawer:
         for kind, count in rows.items():
             asked = len(last)
             for _ in range(count):
-                source = self._source(generator, kind, forms)
-                shared = kind == "reason" and generator.random() < self.shared_share
-                axes = int(generator.integers(1, 3)) if shared else None
+                source = self._source(generator, kind, forms, alike)
+                shared = kind == "reason" and (alike or generator.random() < self.shared_share)
+                axes = int(generator.integers(1, 3)) if shared and not alike else None
                 passage = self._passage(generator, source.passages, num_segments, forms, axes)
                 ids = source.table[passage.pieces]
                 for asks, answer in _asked(generator, source.passages, passage, forms, shared)[:questions]:
@@ -131,8 +139,10 @@ class Drawer:
         drawn, _ = source.passages.distractors.draw(generator, count * SEGMENT_LENGTH)
         return torch.from_numpy(source.table[drawn].reshape(count, SEGMENT_LENGTH))
 
-    def _source(self, generator: np.random.Generator, kind: Kind, forms: int) -> Source:
+    def _source(self, generator: np.random.Generator, kind: Kind, forms: int, alike: bool) -> Source:
         """Where a text comes from. With one form of questions there may be none about a place and a town."""
+        if kind == "reason" and alike:
+            return self.alike
         landmarks = kind == "reason" and forms > 1 and self.landmark_share and generator.random() < self.landmark_share
         return self.landmarks if landmarks else self.sources[kind]
 
@@ -141,9 +151,11 @@ class Drawer:
     ) -> Passage:
         """A text, of relations on so many axes; one in which a border cuts a fact is sought for `cut_share` of them."""
         length = num_segments * SEGMENT_LENGTH
-        cut = passages.kind != "memorize" and num_segments > 1 and generator.random() < self.cut_share
+        free = SEGMENT_LENGTH if num_segments > 1 and generator.random() < self.carried_share else 0
+        borders = num_segments - 1 - bool(free)
+        cut = passages.kind != "memorize" and borders > 0 and generator.random() < self.cut_share
         for _ in range(_TRIES):
-            passage = passages.draw(generator, length, forms)
+            passage = passages.draw(generator, length, forms, free)
             is_cut = not cut or any(len(segments) > 1 for segments in passage.segments(SEGMENT_LENGTH))
             if is_cut and (axes is None or len({_axis(fact) for fact in passage.facts}) == axes):
                 break

@@ -30,6 +30,7 @@ from jrt.errors import InvalidOptionError
 
 Split = Literal["train", "heldout"]
 Kind = Literal["memorize", "detect", "reason"]
+Pairs = Literal["places", "alike", "landmarks"]
 
 HELDOUT_SHARE = 0.2
 """The share of all facts that training never sees."""
@@ -154,6 +155,18 @@ def _clash(one: Fact, other: Fact) -> bool:
     return any(asked.get(question, answer) != answer for question, answer in one.questions)
 
 
+def _pairs(split: Split, pairs: Pairs) -> list[tuple[Fact, ...]]:
+    if pairs == "landmarks":
+        towns = landmarks()
+        added = {fact.text for fact in towns}
+        found = related([*relations(split), *towns])
+        return [pair for pair in found if any(fact.text in added for fact in pair)]
+    found = related(relations(split))
+    if pairs == "places":
+        return found
+    return [(one, other) for one, other in found if pieces(one.text)[-2] == pieces(other.text)[-2]]
+
+
 def _about_places(fact: Fact, forms: int) -> list[tuple[str, str]]:
     """Its questions of the first forms whose answers are places."""
     return [(question, answer) for question, answer in fact.questions[:forms] if answer in PLACES]
@@ -254,8 +267,9 @@ class Passages:
         kind: which task.
         split: which facts.
         distractors: what hides them.
-        with_landmarks: whether one or both of two relations are of a place and a town; questions ask for the place, and
-            where there is but one form of them, it may find none.
+        pairs: which relations stand together: those of `reason` (`places`); those of them that name one place last
+            (`alike`), so that only the directions tell them apart; or those of which one or both are of a place and a
+            town (`landmarks`), where questions ask for the place, and with but one form of them there may be none.
 
     Attributes:
         vocabulary: every piece that a passage can hold.
@@ -267,15 +281,12 @@ class Passages:
         (12, (0,), True)
     """
 
-    def __init__(self, kind: Kind, split: Split, distractors: Distractors, *, with_landmarks: bool = False) -> None:
+    def __init__(self, kind: Kind, split: Split, distractors: Distractors, *, pairs: Pairs = "places") -> None:
         self.kind, self.distractors = kind, distractors
         if kind != "reason":
             self._groups: list[tuple[Fact, ...]] = [(fact,) for fact in moves(split)]
-        elif with_landmarks:
-            towns = set(landmarks())
-            self._groups = [pair for pair in related([*relations(split), *landmarks()]) if towns & set(pair)]
         else:
-            self._groups = related(relations(split))
+            self._groups = _pairs(split, pairs)
         texts = {fact.text for group in self._groups for fact in group}
         texts |= {question for group in self._groups for fact in group for question, _ in fact.questions}
         self._facts = {fact.text: fact for group in self._groups for fact in group}
@@ -288,7 +299,7 @@ class Passages:
             text: np.array([index[piece] for piece in found], dtype=np.int32) for text, found in split_texts.items()
         }
 
-    def draw(self, generator: np.random.Generator, length: int, forms: int = 4) -> Passage:
+    def draw(self, generator: np.random.Generator, length: int, forms: int = 4, free: int = 0) -> Passage:
         """A passage of exactly `length` pieces.
 
         Args:
@@ -296,6 +307,7 @@ class Passages:
             length: words and marks, the question included.
             forms: from how many of its questions the one about a relation is drawn: the first repeats the words of
                 the fact, the second begins at the other place, the last two turn the direction around.
+            free: how many pieces at the end, the question among them, hold no part of a fact.
 
         Raises:
             InvalidOptionError: facts and question need more.
@@ -315,7 +327,8 @@ class Passages:
         if self.kind == "memorize":
             places = [0]
         else:  # the last beginning of a sentence up to a uniform offset
-            drawn = np.sort(generator.integers(room + 1, size=len(facts)))
+            highest = min(room, length - free - sum(map(len, facts)))
+            drawn = np.sort(generator.integers(highest + 1, size=len(facts)))
             places = [int(starts[np.searchsorted(starts, offset, side="right") - 1]) for offset in drawn]
         parts, offsets, before = [], [], 0
         for place, fact in zip(places, facts, strict=True):

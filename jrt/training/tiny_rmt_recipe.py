@@ -9,6 +9,8 @@ from typing import Literal
 from jrt.training.places import Kind
 
 MAX_SEGMENTS = 7
+FORMS = 4
+"""Of questions about a relation."""
 Memory = Literal["gated", "penalty", "replace", "armt"]
 
 
@@ -17,14 +19,17 @@ class Level:
     """What texts are like until the next level.
 
     Attributes:
-        forms: of questions about relations.
+        forms: of questions about relations; all in shorter texts.
         segments: of the longest texts.
         patience: steps after which the level ends in any case.
+        alike: whether only the directions tell the relations of the longest texts apart. Learning to match directions
+            takes long where a guess by other means is often right, and is quick where it is not.
     """
 
     forms: int
     segments: int
     patience: int
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,6 @@ class Stage:
         learning_rate: the highest.
         falls_from: the share of the steps after which it falls to nearly nothing.
         rows: texts of each kind in a batch.
-        tries: how often it may begin again with new untrained weights, where a try was given up: one that is not right
-            in `GIVEN_UP_BELOW` of the relations after `GIVEN_UP_AFTER` steps seldom becomes so.
         tasks_count_alike: in the loss, however many questions they ask.
         told: whether gates are told where the facts are.
     """
@@ -50,19 +53,31 @@ class Stage:
     learning_rate: float
     falls_from: float = 0.7
     rows: Mapping[Kind, int] = field(default_factory=lambda: {"memorize": 8, "detect": 24, "reason": 32})
-    tries: int = 1
     tasks_count_alike: bool = True
     told: bool = False
 
 
-GIVEN_UP_AFTER, GIVEN_UP_BELOW = 1200, 0.8
 MOSTLY_RELATIONS: Mapping[Kind, int] = {"memorize": 4, "detect": 12, "reason": 48}
-FORMS = (1, 2, 3, 4)
-PATIENCE = {2: 2000, 3: 100, 4: 100, 5: 100, 6: 100, MAX_SEGMENTS: 0}
 STAGES = (
-    Stage("answer", tuple(Level(forms, 1, 150) for forms in FORMS), 2000, 1.5e-3, tries=6, tasks_count_alike=False),
-    Stage("carry", tuple(Level(4, *level) for level in PATIENCE.items()), 4000, 1.5e-3, 0.2, MOSTLY_RELATIONS),
-    Stage("hold", (Level(4, MAX_SEGMENTS, 0),), 1500, 1e-3, 0.4, MOSTLY_RELATIONS, told=True),
+    Stage(
+        "answer",
+        (Level(1, 1, 500, alike=True), Level(2, 1, 250), Level(3, 1, 250), Level(FORMS, 1, 0)),
+        1200,
+        1.5e-3,
+        tasks_count_alike=False,
+    ),
+    Stage(
+        "carry",
+        (
+            *(Level(1, 2, 3200, alike=True), Level(2, 2, 300), Level(3, 2, 300), Level(FORMS, 2, 600)),
+            *(Level(FORMS, count, 100) for count in range(3, MAX_SEGMENTS + 1)),
+        ),
+        4500,
+        1.5e-3,
+        0.5,
+        MOSTLY_RELATIONS,
+    ),
+    Stage("hold", (Level(FORMS, MAX_SEGMENTS, 0),), 1500, 1e-3, 0.4, MOSTLY_RELATIONS, told=True),
 )
 MOVES: Mapping[Kind, int] = {"memorize": 8, "detect": 24}
 COMPARED = (
@@ -88,6 +103,8 @@ class Recipe:
     """... and how much that counts."""
     cut_share: float = 0.5
     """Of the texts, those that are drawn so that a border cuts a fact."""
+    carried_share: float = 0.8
+    """Of the texts with more than one segment, those of which the last holds no part of a fact."""
     shared_share: float = 0.6
     """Of the texts with two relations, those asked only about the place that both name; half of them on one axis."""
     landmark_share: float = 0.6
@@ -97,7 +114,7 @@ class Recipe:
     """Of the pressure on gates, reached after half of the last stage."""
     disturbances: int = 4
     """Segments without facts that each memory is disturbed by in the last stage."""
-    num_memory_tokens: int = 4
+    num_memory_tokens: int = 8
     write_penalty: float = 0.05
     easy_above: float = 0.97
     """Accuracy on memorize and detect above which a level is passed, ..."""

@@ -1,4 +1,4 @@
-"""One try at a stage of `jrt.training.tiny_rmt`: draws batches, takes steps, and goes up the levels."""
+"""A stage of `jrt.training.tiny_rmt`: draws batches, takes steps, and goes up the levels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jrt.training.place_batches import Batch, Drawer
-from jrt.training.tiny_rmt_recipe import GIVEN_UP_AFTER, GIVEN_UP_BELOW, MAX_SEGMENTS, Recipe, Stage
+from jrt.training.tiny_rmt_recipe import FORMS, MAX_SEGMENTS, Recipe, Stage
 
 CLOSED = -4.0
 """What goes into the sigmoid of a gate that is told to shut; from log(0.1 / 1.1) = -2.4 down it is exactly 0."""
@@ -23,13 +23,19 @@ RECENT = 20
 
 
 class Trainer:
-    """One try at a stage; everything random comes from the recipe's seed, the stage's name and the try."""
+    """A stage; everything random comes from the recipe's seed and the stage's name."""
 
-    def __init__(self, recipe: Recipe, stage: Stage, model: Any, tokenizer: Any, number: int = 0) -> None:
+    def __init__(self, recipe: Recipe, stage: Stage, model: Any, tokenizer: Any) -> None:
         self.recipe, self.stage, self.model, self.penalty = recipe, stage, model.train(), model.write_penalty
-        self.generator = np.random.default_rng([recipe.seed, *map(ord, stage.name), *([number] if number else [])])
-        shares = {"cut_share": recipe.cut_share, "shared_share": recipe.shared_share}
-        self.drawer = Drawer(tokenizer, "train", landmark_share=recipe.landmark_share, **shares)
+        self.generator = np.random.default_rng([recipe.seed, *map(ord, stage.name)])
+        self.drawer = Drawer(
+            tokenizer,
+            "train",
+            cut_share=recipe.cut_share,
+            carried_share=recipe.carried_share,
+            shared_share=recipe.shared_share,
+            landmark_share=recipe.landmark_share,
+        )
         self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=recipe.weight_decay), betas=(0.9, 0.98))
         self.level, self.level_began = 0, 0
         self.model.write_penalty = self.penalty if stage.told else 0.0
@@ -37,11 +43,9 @@ class Trainer:
         self.started = time.perf_counter()
 
     def run(self) -> None:
-        """All steps, or those until the try is given up; the model is in evaluation mode afterwards."""
+        """All steps; the model is in evaluation mode afterwards."""
         for number in range(self.stage.steps):
             self.step(number)
-            if self.stage.tries > 1 and number + 1 == GIVEN_UP_AFTER and self.hopeless():
-                break
         self.model.write_penalty = self.penalty
         self.model.eval()
 
@@ -50,13 +54,15 @@ class Trainer:
         recipe, level = self.recipe, self.stage.levels[self.level]
         short = self.generator.random() < 0.5
         count = int(self.generator.integers(1, level.segments + 1)) if short else level.segments
+        longest = count == level.segments
         batch = self.drawer.draw(
             self.generator,
             self.stage.rows,
             count,
-            forms=level.forms,
+            forms=level.forms if longest else FORMS,
             questions=recipe.questions,
             unanswerable=recipe.unanswerable,
+            alike=level.alike and longest,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * self.rate(number)
@@ -69,7 +75,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         right = (logits.argmax(-1) == batch.labels).float().split(batch.sizes)
-        if count == level.segments:
+        if longest:
             self.recent = [*self.recent[1 - RECENT :], torch.stack([part.mean() for part in right])]
         if (number + 1) % 100 == 0:
             self.say(f"step {number + 1}, {level.forms} forms, {level.segments} segments: {self.shares()}, {gate:.4f}")
@@ -133,10 +139,6 @@ class Trainer:
     def passed(self, number: int) -> bool:
         """Whether the next level begins."""
         return self.good() or number + 1 - self.level_began >= self.stage.levels[self.level].patience
-
-    def hopeless(self) -> bool:
-        """Whether relations are hardly told apart yet."""
-        return float(torch.stack(self.recent).mean(0)[list(self.stage.rows).index("reason")]) < GIVEN_UP_BELOW
 
     def good(self) -> bool:
         """Whether the last batches of the longest texts were answered well enough."""

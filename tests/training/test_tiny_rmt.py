@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 import jrt
 from jrt.evals.memory import answered, summary
 from jrt.evals.tasks.registry import parse_task
-from jrt.training import tiny_rmt_trainer
 from jrt.training.place_batches import SEGMENT_LENGTH, Drawer
 from jrt.training.places import ACTIONS, NAMES, PLACES, REVERSE, SLOTS, landmarks, moves, relations
 from jrt.training.tiny_rmt import build_tokenizer, train, untrained
@@ -73,7 +72,7 @@ def test_a_batch_asks_what_its_texts_answer(num_segments: int) -> None:
 
 def draw(drawer: Drawer, num_segments: int, **options: Any) -> Any:
     rows: Any = {"memorize": 2, "detect": 3, "reason": 4}
-    return drawer.draw(np.random.default_rng(0), rows, num_segments, forms=4, questions=4, **options)
+    return drawer.draw(np.random.default_rng(0), rows, num_segments, **({"forms": 4, "questions": 4} | options))
 
 
 def test_borders_cut_facts_where_that_is_asked_for() -> None:
@@ -83,6 +82,14 @@ def test_borders_cut_facts_where_that_is_asked_for() -> None:
     touched = [[(~torch.cat([b.quiet[row], b.settled[row : row + 1]])).sum() for row in range(2, 9)] for b in drawn]
     whole = {"detect": 1, "reason": 2}
     assert all(count >= 2 for count in touched[1]) and any(count == whole["detect"] for count in touched[0][:3])
+
+
+@pytest.mark.parametrize("num_segments", [2, 5])
+def test_facts_stand_before_the_last_segment_where_that_is_asked_for(num_segments: int) -> None:
+    tokenizer = build_tokenizer()
+    for share, cut in ((1.0, 0.0), (1.0, 1.0), (0.0, 0.0)):
+        batch = draw(Drawer(tokenizer, "train", carried_share=share, cut_share=cut), num_segments)
+        assert bool(batch.settled.all()) == (share == 1.0)
 
 
 def test_shared_places_are_asked_about_where_that_is_asked_for() -> None:
@@ -97,6 +104,19 @@ def test_shared_places_are_asked_about_where_that_is_asked_for() -> None:
         asked = next(word for word in words[-8:] if word in PLACES)
         assert named.count(asked) == 2, words
     assert axes == {1, 2}
+
+
+def test_only_directions_tell_relations_apart_where_that_is_asked_for() -> None:
+    tokenizer = build_tokenizer()
+    batch = draw(Drawer(tokenizer, "train"), 1, forms=1, alike=True)
+    answers = set()
+    for last, label in zip(batch.last[5:], batch.labels[5:].tolist(), strict=True):
+        facts = re.findall(rf"The (\w+) is (\w+) of the ({'|'.join(PLACES)}) \.", tokenizer.decode(last))
+        question = re.search(r"What is (\w+) of the (\w+) \?", tokenizer.decode(last))
+        assert question and len(facts) == 2 and {place for _, _, place in facts} == {question[2]}
+        assert [first for first, way, _ in facts if way == question[1]] == [PLACES[label]]
+        answers.add(next(number for number, fact in enumerate(facts) if fact[1] == question[1]))
+    assert answers == {0, 1}
 
 
 def test_places_and_towns_lie_beside_each_other_where_that_is_asked_for() -> None:
@@ -199,27 +219,14 @@ def test_levels_go_up_by_results_or_by_patience() -> None:
     assert trainer.level == 2 and model.write_penalty == recipe.write_penalty
 
 
-def test_a_try_that_does_not_tell_relations_apart_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_rmt_trainer, "GIVEN_UP_AFTER", 2)
-    recipe = replace(Recipe(), unanswerable=1)
-    for share, steps in ((0.7, 2), (0.9, 4)):
-        trainer = Trainer(recipe, replace(STAGES[0], steps=4), *untrained(recipe))
-        taken: list[int] = []
-        monkeypatch.setattr(trainer, "step", taken.append)
-        trainer.recent = [torch.tensor([1.0, 1.0, share])] * 20
-        trainer.run()
-        assert len(taken) == steps
-
-
 def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """What the unbroken run has saved behind its second try is all that the other one begins with."""
-    stages = tuple(replace(stage, steps=2, rows=FEW, tries=min(stage.tries, 2)) for stage in STAGES)
+    """What the unbroken run has saved behind its first stage is all that the other one begins with."""
+    stages = tuple(replace(stage, steps=2, rows=FEW) for stage in STAGES)
     recipe = Recipe(stages=stages, unanswerable=1)
     train(recipe, tmp_path / "unbroken")
-    tries = {"answer-0", "answer-1", "carry-0", "hold-0"}
-    assert {path.name for path in (tmp_path / "unbroken").iterdir() if path.is_dir()} == tries
-    for name in ("answer-0", "answer-1"):
-        shutil.copytree(tmp_path / "unbroken" / name, tmp_path / "stopped" / name)
+    names = {path.name for path in (tmp_path / "unbroken").iterdir() if path.is_dir()}
+    assert names == {stage.name for stage in stages}
+    shutil.copytree(tmp_path / "unbroken" / "answer", tmp_path / "stopped" / "answer")
     train(recipe, tmp_path / "stopped")
     one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("unbroken", "stopped"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
