@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jrt.training.places import Kind
 
@@ -45,6 +45,8 @@ class Stage:
         rows: texts of each kind in a batch.
         tasks_count_alike: in the loss, however many questions they ask.
         told: whether gates are told where the facts are.
+        shared_share: the share of texts with two relations that are asked only about the place that both name; half of
+            them on one axis.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Stage:
     rows: Mapping[Kind, int] = field(default_factory=lambda: {"memorize": 8, "detect": 24, "reason": 32})
     tasks_count_alike: bool = True
     told: bool = False
+    shared_share: float = 0.6
 
 
 MOSTLY_RELATIONS: Mapping[Kind, int] = {"memorize": 4, "detect": 12, "reason": 48}
@@ -77,7 +80,7 @@ STAGES = (
         0.5,
         MOSTLY_RELATIONS,
     ),
-    Stage("hold", (Level(FORMS, MAX_SEGMENTS, 0),), 1500, 1e-3, 0.4, MOSTLY_RELATIONS, told=True),
+    Stage("hold", (Level(FORMS, MAX_SEGMENTS, 0),), 1500, 1e-3, 0.4, MOSTLY_RELATIONS, told=True, shared_share=0.0),
 )
 MOVES: Mapping[Kind, int] = {"memorize": 8, "detect": 24}
 COMPARED = (
@@ -105,8 +108,6 @@ class Recipe:
     """Of the texts, those that are drawn so that a border cuts a fact."""
     carried_share: float = 0.8
     """Of the texts with more than one segment, those of which the last holds no part of a fact."""
-    shared_share: float = 0.6
-    """Of the texts with two relations, those asked only about the place that both name; half of them on one axis."""
     landmark_share: float = 0.6
     """Of the texts with two relations, those in which one or both are of a place and a town."""
     weight_decay: float = 0.1
@@ -127,5 +128,6 @@ class Recipe:
 
     @classmethod
     def comparison(cls, seed: int, memory: Memory) -> Recipe:
-        """*memorize* and *detect* alone, for a memory beside others."""
-        return cls(seed=seed, memory=memory, stages=COMPARED, landmark_share=0.0)
+        """*memorize* and *detect* alone, for a memory beside others; one fact fits into four memory tokens."""
+        options: dict[str, Any] = {"num_memory_tokens": 4, "carried_share": 0.0, "landmark_share": 0.0}
+        return cls(seed=seed, memory=memory, stages=COMPARED, **options)

@@ -33,7 +33,7 @@ class Trainer:
             "train",
             cut_share=recipe.cut_share,
             carried_share=recipe.carried_share,
-            shared_share=recipe.shared_share,
+            shared_share=stage.shared_share,
             landmark_share=recipe.landmark_share,
         )
         self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=recipe.weight_decay), betas=(0.9, 0.98))
