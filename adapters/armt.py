@@ -23,14 +23,14 @@ class ARMT(SegmentMethod):
     The options that it shares with `jrt.RMT` mean what they mean there; `initial_std` is that of the memory tokens. The
     values that are written start at zero, so a decoder reads at first as if every segment stood alone.
 
-    How it carries beside RMT at the same size is in the card of `jrt/tiny-rmt`. The paper's normalisation went to NaN
-    in that training: its read-out is a quotient without a bound (`jrt.adapters.armt_memory`).
+    How it carries beside RMT at the same size is in the card of `jrt/tiny-rmt`. The paper's normalisation (`sum`) went
+    to NaN in that training: its read-out is a quotient without a bound (`jrt.adapters.armt_memory`).
 
     Attributes:
         key_width: width of keys and queries; a layer keeps D x 2 x feature_order x key_width numbers.
         feature_order: nu of the DPFP feature map; more makes keys more distinct.
-        normalization: of what is read. `length` gives keys and queries length 1, as the authors' later code does; `sum`
-            divides by how much was written under a key, as the paper does.
+        normalization: of what is read. `length` gives keys and queries length 1; `sum` divides by how much was written
+            under a key, as the paper does, and keeps one row more, (D + 1) x ...
 
     Example:
         >>> reader = jrt.wrap(model, jrt.ARMT(num_memory_tokens=10, segment_length=512))
@@ -38,7 +38,7 @@ class ARMT(SegmentMethod):
 
     kind = "armt"
 
-    key_width: int = Field(default=64, ge=1, strict=True)
+    key_width: int = Field(default=64, ge=2, strict=True)
     feature_order: int = Field(default=3, ge=1, strict=True)
     normalization: Normalization = "length"
 

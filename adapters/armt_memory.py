@@ -1,14 +1,16 @@
 """The associative memory of one layer: a matrix A that is read by queries and written by the delta rule.
 
-A holds, for every key that was written, its value; writing under a key again takes the old value out first. Two
-normalisations make a read-out a value and no sum:
+A holds, for every key that was written, its value; writing under a key again takes the old value out first. There are
+two normalisations:
 
 - `Sums`, of the paper (arXiv 2407.04841, equations 5 to 10): beside A stands a normaliser z, which says how much was
   written under a key, and a read-out is the quotient. z grows only by what was not there yet (gamma), which is what
   keeps a key that was written hundreds of times readable. Where keys overlap in part, A can be large at a feature at
-  which z is small, so the quotient has no bound, and in training it goes to NaN.
-- `Lengths`, of the authors' later code and of DeltaNet (arXiv 2406.06484, section 2.2): keys and queries have length 1,
-  and there is no quotient. A segment can then only bring A nearer to what it writes.
+  which z is small, so the quotient has no bound, and in training it went to NaN.
+- `Lengths`, as in DeltaNet (arXiv 2406.06484): keys and queries have length 1, and there is no quotient. A segment
+  never makes longer what was there before it, so A grows by no more than what segments write, and not geometrically. A
+  query between two keys reads a mixture of their values. (The authors' later code has keys of length 1 too; its default
+  divides by z beside.)
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from jrt.adapters.armt import Normalization
-from jrt.adapters.precision import Float32Linear
+from jrt.adapters.precision import Float32Linear, full_precision
 
 EPSILON = 1e-5
 """Added to denominators; what was never written is read as zero."""
+TINY = 1e-9
+"""Added to squared lengths. Features are products, so their squares are as the fourth power of the hidden state: 2e-6
+where embeddings have a standard deviation of 0.02."""
 
 
 def features(x: Tensor, order: int) -> Tensor:
@@ -86,7 +91,7 @@ class Lengths:
     @staticmethod
     def prepared(keys: Tensor) -> Tensor:
         """Features of length 1, where they are not nearly zero."""
-        return keys / (keys.square().sum(dim=-1, keepdim=True) + EPSILON).sqrt()
+        return keys / (keys.square().sum(dim=-1, keepdim=True) + TINY).sqrt()
 
     @staticmethod
     def read(state: Tensor, keys: Tensor) -> Tensor:
@@ -128,11 +133,13 @@ class LayerMemory(nn.Module):
 
     def read(self, state: Tensor, hidden: Tensor) -> Tensor:
         """The layer's input with what the memory holds for each token added, (B, T, D)."""
-        queries = self.rule.prepared(features(self.query(hidden.float()), self.order))
-        return hidden + self.rule.read(state, queries).to(hidden.dtype)
+        with full_precision(hidden):
+            queries = self.rule.prepared(features(self.query(hidden.float()), self.order))
+            return hidden + self.rule.read(state, queries).to(hidden.dtype)
 
     def written(self, state: Tensor, tokens: Tensor) -> Tensor:
         """The state after the layer's outputs at the memory tokens, (B, m, D), were written."""
-        tokens = tokens.float()
-        keys = self.rule.prepared(features(self.key(tokens), self.order))
-        return self.rule.write(state, keys, self.value(tokens), torch.sigmoid(self.strength(tokens)))
+        with full_precision(tokens):
+            tokens = tokens.float()
+            keys = self.rule.prepared(features(self.key(tokens), self.order))
+            return self.rule.write(state, keys, self.value(tokens), torch.sigmoid(self.strength(tokens)))

@@ -61,8 +61,8 @@ class Drawer:
         cut_share: the share of texts that are drawn again until the border of two segments cuts a fact, where the
             facts can stand anywhere and there is a border.
         carried_share: the share of texts with more than one segment of which the last holds no part of a fact.
-        shared_share: the share of texts with two relations which are only asked about the place that both name; in half
-            of them both relations are on one axis, and in half of them they are not.
+        shared_share: the share of texts with two relations which are only asked about the place or town that both name,
+            where a place is the answer; in half of them, but for what `cut_share` leaves, they are on one axis.
         landmark_share: the share of texts with two relations in which one or both are of a place and a town.
     """
 
@@ -82,7 +82,7 @@ class Drawer:
         self.sources = {kind: Source(Passages(kind, split, distractors), tokenizer) for kind in KINDS}
         if landmark_share:
             self.landmarks = Source(Passages("reason", split, distractors, pairs="landmarks"), tokenizer)
-        self.alike = Source(Passages("reason", split, distractors, pairs="alike"), tokenizer)
+        self.one_place_last = Source(Passages("reason", split, distractors, pairs="one_place_last"), tokenizer)
 
     def draw(
         self,
@@ -93,11 +93,11 @@ class Drawer:
         forms: int,
         questions: int,
         unanswerable: int = 0,
-        alike: bool = False,
+        only_directions: bool = False,
     ) -> Batch:
         """A batch of `rows[kind]` texts of each kind, with up to `questions` questions about each.
 
-        With `alike`, all texts with two relations name one place last in both and are asked about that place.
+        With `only_directions`, both relations of a text name one place last, and the text is asked about that place.
         """
         before: list[NDArray[np.int64]] = []
         last: list[NDArray[np.int64]] = []
@@ -106,9 +106,9 @@ class Drawer:
         for kind, count in rows.items():
             asked = len(last)
             for _ in range(count):
-                source = self._source(generator, kind, forms, alike)
-                shared = kind == "reason" and (alike or generator.random() < self.shared_share)
-                axes = int(generator.integers(1, 3)) if shared and not alike else None
+                source = self._source(generator, kind, forms, only_directions)
+                shared = kind == "reason" and (only_directions or generator.random() < self.shared_share)
+                axes = int(generator.integers(1, 3)) if shared and not only_directions else None
                 passage = self._passage(generator, source.passages, num_segments, forms, axes)
                 ids = source.table[passage.pieces]
                 for asks, answer in _asked(generator, source.passages, passage, forms, shared)[:questions]:
@@ -139,10 +139,10 @@ class Drawer:
         drawn, _ = source.passages.distractors.draw(generator, count * SEGMENT_LENGTH)
         return torch.from_numpy(source.table[drawn].reshape(count, SEGMENT_LENGTH))
 
-    def _source(self, generator: np.random.Generator, kind: Kind, forms: int, alike: bool) -> Source:
+    def _source(self, generator: np.random.Generator, kind: Kind, forms: int, only_directions: bool) -> Source:
         """Where a text comes from. With one form of questions there may be none about a place and a town."""
-        if kind == "reason" and alike:
-            return self.alike
+        if kind == "reason" and only_directions:
+            return self.one_place_last
         landmarks = kind == "reason" and forms > 1 and self.landmark_share and generator.random() < self.landmark_share
         return self.landmarks if landmarks else self.sources[kind]
 
@@ -184,7 +184,7 @@ def token_table(passages: Passages, tokenizer: Any) -> NDArray[np.int64]:
 def _asked(
     generator: np.random.Generator, passages: Passages, passage: Passage, forms: int, about_both: bool
 ) -> list[tuple[NDArray[np.int32], str]]:
-    """The questions of a text in random order, all or those about the place that both of its facts name."""
+    """The questions of a text in random order, all or those about what both of its facts name, if there are any."""
     every = passages.questions(passage, forms)
     if about_both:
         one, other = (set(pieces(fact)) for fact in passage.facts)
@@ -205,10 +205,10 @@ def _quiet(passage: Passage, num_segments: int) -> list[bool]:
 
 
 def _clear(passage: Passage, num_segments: int) -> list[bool]:
-    """Which segments hold what no distractor has.
+    """Which segments hold as much of a fact as it takes to tell.
 
     That is a whole fact, its first words behind the name or the place ("Mary went", "The garden is"), or more of its
-    end than the full stop. Of a relation with a town it is all of it: distractors say the same of two towns.
+    end than the full stop. Of a relation with a town only a whole one counts: distractors say the same of two towns.
     """
     found = [False] * num_segments
     for fact, offset in zip(passage.facts, passage.offsets, strict=True):

@@ -30,8 +30,10 @@ from jrt.errors import InvalidOptionError
 
 Split = Literal["train", "heldout"]
 Kind = Literal["memorize", "detect", "reason"]
-Pairs = Literal["places", "alike", "landmarks"]
+Pairs = Literal["places", "one_place_last", "landmarks"]
 
+FORMS = 4
+"""Of questions about a relation."""
 HELDOUT_SHARE = 0.2
 """The share of all facts that training never sees."""
 
@@ -268,8 +270,9 @@ class Passages:
         split: which facts.
         distractors: what hides them.
         pairs: which relations stand together: those of `reason` (`places`); those of them that name one place last
-            (`alike`), so that only the directions tell them apart; or those of which one or both are of a place and a
-            town (`landmarks`), where questions ask for the place, and with but one form of them there may be none.
+            (`one_place_last`), so that only the directions tell them apart; or those of which one or both are of a
+            place and a town (`landmarks`), where questions ask for the place, and with but one form of them there may
+            be none.
 
     Attributes:
         vocabulary: every piece that a passage can hold.
@@ -299,7 +302,7 @@ class Passages:
             text: np.array([index[piece] for piece in found], dtype=np.int32) for text, found in split_texts.items()
         }
 
-    def draw(self, generator: np.random.Generator, length: int, forms: int = 4, free: int = 0) -> Passage:
+    def draw(self, generator: np.random.Generator, length: int, forms: int = FORMS, free: int = 0) -> Passage:
         """A passage of exactly `length` pieces.
 
         Args:
@@ -310,24 +313,27 @@ class Passages:
             free: how many pieces at the end, the question among them, hold no part of a fact.
 
         Raises:
-            InvalidOptionError: facts and question need more.
+            InvalidOptionError: facts and question need more, or the drawn fact has no question of these forms.
         """
         group = self._groups[generator.integers(len(self._groups))]
         asked = int(generator.integers(len(group)))
         questions = _about_places(group[asked], forms)
+        if not questions:
+            raise InvalidOptionError(f"{group[asked].text} has no question of {forms} forms.", "Use two forms or more.")
         question, answer = questions[generator.integers(len(questions))]
         facts, end = [self._encoded[fact.text] for fact in group], self._encoded[question]
         room = length - len(end) - sum(map(len, facts))
-        if room < 0:
+        highest = min(room, length - free - sum(map(len, facts)))
+        if highest < 0:
+            needed = length - highest
             raise InvalidOptionError(
-                f"The facts and the question of {self.kind} need {length - room} words and marks; there are {length}.",
+                f"The facts and the question of {self.kind} need {needed} words and marks; there are {length}.",
                 "Use more or longer segments.",
             )
         filler, starts = self.distractors.draw(generator, room + 1)
         if self.kind == "memorize":
             places = [0]
         else:  # the last beginning of a sentence up to a uniform offset
-            highest = min(room, length - free - sum(map(len, facts)))
             drawn = np.sort(generator.integers(highest + 1, size=len(facts)))
             places = [int(starts[np.searchsorted(starts, offset, side="right") - 1]) for offset in drawn]
         parts, offsets, before = [], [], 0
@@ -340,7 +346,7 @@ class Passages:
             np.concatenate(parts), len(end), question, answer, tuple(fact.text for fact in group), tuple(offsets), asked
         )
 
-    def questions(self, passage: Passage, forms: int = 4) -> list[tuple[NDArray[np.int32], str]]:
+    def questions(self, passage: Passage, forms: int = FORMS) -> list[tuple[NDArray[np.int32], str]]:
         """Every question that the facts of a passage answer, as pieces, with its answer; all have the same length.
 
         A text whose end is exchanged for one of them is a passage too.

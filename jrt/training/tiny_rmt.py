@@ -11,8 +11,8 @@ stages, each with an optimizer of its own:
    question's direction with a relation's, and hardly any text rewards it at first: a guess between two places is right
    half of the time, and other hints do better. So it begins with pairs of relations that only their directions tell
    apart. Behind a segment without a fact every answer is to be equally likely; otherwise the model learns which
-   relations are in training, and rules the others out. Half of the relations are of a place and a town, which no task
-   asks about: with so many of them it pays to learn what a relation is instead of which there are.
+   relations are in training, and rules the others out. About half of the later relations are of a place and a town,
+   which no task asks about: with so many of them it pays to learn what a relation is instead of which there are.
 2. *Carry*: two segments in the same order, and then a segment more at a time, the facts mostly before the last one. A
    level is passed when the last 20 batches of the longest texts were good enough, or after some steps. Half of the
    batches are shorter, so that short texts are not forgotten.

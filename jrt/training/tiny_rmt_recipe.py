@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jrt.training.places import Kind
+from jrt.training.places import FORMS, Kind
 
 MAX_SEGMENTS = 7
-FORMS = 4
-"""Of questions about a relation."""
 Memory = Literal["gated", "penalty", "replace", "armt"]
 
 
@@ -22,14 +20,14 @@ class Level:
         forms: of questions about relations; all in shorter texts.
         segments: of the longest texts.
         patience: steps after which the level ends in any case.
-        alike: whether only the directions tell the relations of the longest texts apart. Learning to match directions
-            takes long where a guess by other means is often right, and is quick where it is not.
+        only_directions: whether only the directions tell the relations of the longest texts apart. Learning to match
+            directions takes long where a guess by other means is often right, and is quick where it is not.
     """
 
     forms: int
     segments: int
     patience: int
-    alike: bool = False
+    only_directions: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,26 +59,33 @@ class Stage:
 
 
 MOSTLY_RELATIONS: Mapping[Kind, int] = {"memorize": 4, "detect": 12, "reason": 48}
+TWO_SEGMENTS = (Level(1, 2, 2500, only_directions=True), Level(2, 2, 300), Level(3, 2, 300), Level(FORMS, 2, 600))
 STAGES = (
     Stage(
         "answer",
-        (Level(1, 1, 500, alike=True), Level(2, 1, 250), Level(3, 1, 250), Level(FORMS, 1, 0)),
-        1200,
-        1.5e-3,
+        levels=(Level(1, 1, 500, only_directions=True), Level(2, 1, 250), Level(3, 1, 250), Level(FORMS, 1, 0)),
+        steps=1200,
+        learning_rate=1.5e-3,
         tasks_count_alike=False,
     ),
     Stage(
         "carry",
-        (
-            *(Level(1, 2, 3200, alike=True), Level(2, 2, 300), Level(3, 2, 300), Level(FORMS, 2, 600)),
-            *(Level(FORMS, count, 100) for count in range(3, MAX_SEGMENTS + 1)),
-        ),
-        4500,
-        1.5e-3,
-        0.5,
-        MOSTLY_RELATIONS,
+        levels=(*TWO_SEGMENTS, *(Level(FORMS, count, 100) for count in range(3, MAX_SEGMENTS + 1))),
+        steps=4500,
+        learning_rate=1.5e-3,
+        falls_from=0.5,
+        rows=MOSTLY_RELATIONS,
     ),
-    Stage("hold", (Level(FORMS, MAX_SEGMENTS, 0),), 1500, 1e-3, 0.4, MOSTLY_RELATIONS, told=True, shared_share=0.0),
+    Stage(
+        "hold",
+        levels=(Level(FORMS, MAX_SEGMENTS, 0),),
+        steps=1500,
+        learning_rate=1e-3,
+        falls_from=0.4,
+        rows=MOSTLY_RELATIONS,
+        told=True,
+        shared_share=0.0,
+    ),
 )
 MOVES: Mapping[Kind, int] = {"memorize": 8, "detect": 24}
 COMPARED = (

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from jrt.training.place_batches import Batch, Drawer
-from jrt.training.tiny_rmt_recipe import FORMS, MAX_SEGMENTS, Recipe, Stage
+from jrt.training.places import FORMS
+from jrt.training.tiny_rmt_recipe import MAX_SEGMENTS, Recipe, Stage
 
 CLOSED = -4.0
 """What goes into the sigmoid of a gate that is told to shut; from log(0.1 / 1.1) = -2.4 down it is exactly 0."""
@@ -62,7 +63,7 @@ class Trainer:
             forms=level.forms if longest else FORMS,
             questions=recipe.questions,
             unanswerable=recipe.unanswerable,
-            alike=level.alike and longest,
+            only_directions=level.only_directions and longest,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * self.rate(number)

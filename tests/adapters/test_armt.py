@@ -85,7 +85,7 @@ def test_copies_of_a_key_in_one_segment_are_one_writing(rule: Any) -> None:
         assert torch.allclose(state[0, -1], key, **CLOSE), "z counts the key once"
 
 
-def test_lengths_are_bounded_where_sums_are_not() -> None:
+def test_a_read_out_between_keys_is_a_part_of_what_was_written_with_lengths_and_a_multiple_with_sums() -> None:
     """A 1 is written under a key that is nearly there already: z hardly grows by it, and A does."""
     one, nearly, rest = torch.tensor([[[1.0, 0.0]], [[1.0, 0.1]], [[0.0, 1.0]]])
     strength = torch.ones(1, 1, 1)
@@ -111,6 +111,24 @@ def test_a_segment_of_unit_keys_makes_no_read_out_longer() -> None:
         state = new
 
 
+@pytest.mark.parametrize("std", [0.02, 1.0])
+def test_keys_have_length_one_for_small_hidden_states_too(std: float) -> None:
+    hidden = std * torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
+    lengths = Lengths.prepared(features(hidden, 3)).norm(dim=-1)
+    assert torch.allclose(lengths, torch.ones(20), atol=2e-3), lengths
+
+
+@torch.no_grad()
+def test_a_memory_is_float32_under_autocast() -> None:
+    model = adapted(build_encoder("bert", "ForSequenceClassification"), cls_token_id=CLS, sep_token_id=SEP)
+    memory = model.layer_memories[0]
+    state, tokens = torch.randn(1, model.rows_a_layer, model.features), torch.randn(1, 2, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, read = memory.written(state, tokens), memory.read(state, tokens)
+        assert model(torch.arange(5, 17)[None]).memory.dtype == torch.float32
+    assert torch.equal(found, memory.written(state, tokens)) and torch.equal(read, memory.read(state, tokens))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt_narrow", "gemma3", "mistral_window"])
 @torch.no_grad()
 def test_a_decoder_starts_as_the_model_alone_on_every_segment(name: str) -> None:
@@ -133,7 +151,7 @@ def through_layers(
         matrix, total = (state, None) if by_length else (state[:-1], state[-1])
 
         def prepared(key: Tensor, by_length: bool = by_length) -> Tensor:
-            return key / (key @ key + 1e-5).sqrt() if by_length else key
+            return key / (key @ key + 1e-9).sqrt() if by_length else key
 
         def found(key: Tensor, matrix: Tensor = matrix, total: Tensor | None = total) -> Tensor:
             return matrix @ key if total is None else matrix @ key / (total @ key + 1e-5)
