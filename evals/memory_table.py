@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jrt.errors import InvalidOptionError
+from jrt.markdown import markdown_table
 from jrt.training.places import PLACES
 
 PAPER = {
@@ -55,44 +56,36 @@ def runs(folder: Path, names: Sequence[str] = ()) -> dict[str, dict[Row, dict[st
     return found
 
 
-def scores(found: dict[str, dict[Row, dict[str, Any]]]) -> list[str]:
+def scores(found: dict[str, dict[Row, dict[str, Any]]]) -> str:
     """Right answers in percent with intervals and items, a line a task and number of segments."""
     first = next(iter(found))
-    lines = _header(["task", "facts", "segments", "paper", *found, f"{first}, last segment only"])
+    columns, lines = ["task", "facts", "segments", "paper", *found, f"{first}, last segment only"], []
     for row in sorted({row for records in found.values() for row in records}):
         kind, split, segments = row
         cells = [_cell(records.get(row, {}).get("all")) for records in found.values()]
         alone = _cell(found[first].get(row, {}).get("without_memory"))
-        lines.append(_line([kind, split, f"{segments:,}", PAPER[kind].get(segments, ""), *cells, alone]))
-    return lines
+        lines.append([kind, split, f"{segments:,}", PAPER[kind].get(segments, ""), *cells, alone])
+    return markdown_table(columns, lines)
 
 
-def by_place(records: dict[Row, dict[str, Any]]) -> list[str]:
+def by_place(records: dict[Row, dict[str, Any]]) -> str:
     """One run by the right place, and by whether a border cuts the asked fact."""
-    lines = _header(["task", "facts", "segments", *PLACES, "whole facts", "cut facts"])
+    lines = []
     for (kind, split, segments), record in sorted(records.items()):
         cut, every = record["cut"] or {"right": 0, "of": 0}, record["all"]
         whole = {name: every[name] - cut[name] for name in ("right", "of")}
         parts = [*record["by_place"].values(), whole, record["cut"]]
-        lines.append(_line([kind, split, f"{segments:,}", *map(_fraction, parts)]))
-    return lines
+        lines.append([kind, split, f"{segments:,}", *map(_fraction, parts)])
+    return markdown_table(["task", "facts", "segments", *PLACES, "whole facts", "cut facts"], lines)
 
 
-def by_tenth(records: dict[Row, dict[str, Any]]) -> list[str]:
+def by_tenth(records: dict[Row, dict[str, Any]]) -> str:
     """One run by the tenth of the text in which the asked fact begins, where that differs."""
-    lines = _header(["task", "facts", "segments", *map(str, range(1, 11))])
+    lines = []
     for (kind, split, segments), record in sorted(records.items()):
         if kind != "memorize":
-            lines.append(_line([kind, split, f"{segments:,}", *map(_fraction, record["by_tenth"])]))
-    return lines
-
-
-def _header(names: Sequence[str]) -> list[str]:
-    return [_line(names), "|" + "---|" * len(names)]
-
-
-def _line(cells: Iterable[Any]) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+            lines.append([kind, split, f"{segments:,}", *map(_fraction, record["by_tenth"])])
+    return markdown_table(["task", "facts", "segments", *range(1, 11)], lines)
 
 
 def _cell(share: dict[str, Any] | None) -> str:
@@ -111,7 +104,7 @@ def main() -> None:
     found = runs(arguments.folder, arguments.runs)
     first = found[next(iter(found))]
     for table in (scores(found), by_place(first), by_tenth(first)):
-        print("\n".join(table), end="\n\n")
+        print(table, end="\n\n")
 
 
 if __name__ == "__main__":

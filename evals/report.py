@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jrt.evals.schema import AVERAGE, Comparison, EvalResult, Interval
+from jrt.markdown import markdown_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,15 +19,15 @@ def to_markdown(result: EvalResult) -> str:
         f"# {settings.model.name}: {', '.join(task.name for task in settings.tasks)}",
         "\n".join(f"- {line}" for line in _what_was_run(result)),
         f"`contains`: % of items whose answer holds a right one, with its 95 % interval (Wilson).{_gain_words(result)}",
-        _markdown(*main_rows(result, intervals=True)),
+        markdown_table(*main_rows(result, intervals=True), numbers=True),
     ]
     if result.comparisons:
         blocks += [
             f"Against {result.comparisons[0].baseline} on the same items: points of `contains` with their 95 % "
             "interval (paired bootstrap), and how many items only one of the two has right.",
-            _markdown(*_comparison_rows(result.comparisons)),
+            markdown_table(*_comparison_rows(result.comparisons), numbers=True),
         ]
-    blocks += ["All metrics in %, and what they cost.", _markdown(*_metric_rows(result))]
+    blocks += ["All metrics in %, and what they cost.", markdown_table(*_metric_rows(result), numbers=True)]
     blocks += [f"Command:\n\n```sh\n{result.command}\n```"]
     return "\n\n".join(blocks) + "\n"
 
@@ -144,9 +145,3 @@ def _metric_rows(result: EvalResult) -> tuple[list[str], list[list[str]]]:
         for score in result.scores
     ]
     return header, rows
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; columns after the first are aligned right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jrt.cli import environment, options
-from jrt.cli.output import markdown_table, print_json, print_table, progress
+from jrt.cli.output import print_json, print_table, progress
 from jrt.cli.readers import open_reader
 from jrt.errors import InvalidOptionError
+from jrt.markdown import markdown_table
 
 if TYPE_CHECKING:
     from jrt.reader import Reader

@@ -70,12 +70,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         console.print(caption + "\n", style="dim", markup=False)
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """The same as a Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def note(text: str) -> None:
     """A line on stderr for the person at the terminal; nothing when there is none."""
     if sys.stderr.isatty():

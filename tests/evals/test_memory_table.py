@@ -32,7 +32,7 @@ def test_a_run_is_a_column_and_a_measurement_a_line(tmp_path: Path) -> None:
     write(tmp_path, "gated-0-more.json", "heldout", record("detect", 64, 1), record("detect", 128, 8))
     write(tmp_path, "replace-0-64.json", "train", record("detect", 64, 3))
     found = runs(tmp_path)
-    header, _, *lines = scores(found)
+    header, _, *lines = scores(found).splitlines()
     assert header.endswith("| gated-0 | replace-0 | gated-0, last segment only |")
     ten = "(1.0 to 2.0; n = 10)"
     assert lines == [
@@ -42,10 +42,10 @@ def test_a_run_is_a_column_and_a_measurement_a_line(tmp_path: Path) -> None:
         f"| memorize | heldout | 64 | 98.2 | 100.0 {ten} | - | 20.0 {ten} |",
     ]
     assert list(runs(tmp_path, ["replace-0", "gated-0"])) == ["replace-0", "gated-0"]
-    place = by_place(found["gated-0"])[2]
+    place = by_place(found["gated-0"]).splitlines()[2]
     assert place.startswith("| detect | heldout | 64 | 1 of 1 | 1 of 1 | 1 of 1 | - |")
     assert place.endswith("| 8 of 6 | 1 of 4 |")
-    assert [line.split(" | ")[0] for line in by_tenth(found["gated-0"])[2:]] == ["| detect", "| detect"]
+    assert [line.split(" | ")[0] for line in by_tenth(found["gated-0"]).splitlines()[2:]] == ["| detect", "| detect"]
 
 
 def test_a_run_without_a_report_is_refused(tmp_path: Path) -> None:
