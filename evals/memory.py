@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +32,7 @@ from jrt.evals.tasks.base import DEFAULT_COUNT
 from jrt.evals.tasks.places import PlacesTask
 from jrt.evals.tasks.registry import task_class
 from jrt.training.places import PLACES, Passage
+from jrt.versions import versions
 
 ROWS = 100
 """Texts that are read at once: few enough for the activations to stay in a processor's cache."""
@@ -171,12 +170,7 @@ def main() -> None:
         "limit": arguments.limit,
         "seed": arguments.seed,
         "split": arguments.split,
-        "versions": {
-            "python": platform.python_version(),
-            "jrt": jrt.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions("python", "torch", "transformers"),
         "results": [],
     }
     segments = [int(count) for count in arguments.segments.split(",")]

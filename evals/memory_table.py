@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jrt.errors import InvalidOptionError
-from jrt.markdown import markdown_table
+from jrt.tables import markdown_table
 from jrt.training.places import PLACES
 
 PAPER = {

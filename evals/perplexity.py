@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from torch import Tensor
 
 import jrt
@@ -48,6 +47,7 @@ from jrt.prompts import JRTPrompt
 from jrt.state.running import evaluating
 from jrt.state.state import forward_parameters, longest_prefix
 from jrt.tokens import encode
+from jrt.versions import versions
 
 Way = Literal["state", "sliding", "reset"]
 WAYS: tuple[Way, ...] = ("state", "sliding", "reset")
@@ -245,8 +245,7 @@ def main() -> None:
         "model": {"name": reader.name, "revision": reader.revision, **model_identity(reader.model)},
         "methods": [str(method) for method in reader.methods],
         "platform": platform.platform(),
-        "versions": {"python": platform.python_version(), "jrt": jrt.__version__, "torch": torch.__version__}
-        | {"transformers": transformers.__version__},
+        "versions": versions("python", "torch", "transformers"),
         "results": [],
     }
     for protocol in protocols:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jrt.evals.schema import AVERAGE, Comparison, EvalResult, Interval
-from jrt.markdown import markdown_table
+from jrt.tables import markdown_table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -29,6 +29,7 @@ from jrt.evals.summary import compare, score
 from jrt.evals.tasks.base import Task
 from jrt.evals.tasks.registry import parse_tasks
 from jrt.methods import Method
+from jrt.versions import versions
 
 if TYPE_CHECKING:
     from jrt.reader import Reader
@@ -125,7 +126,7 @@ def evaluate(
     views = [(method.label, method.view(reader)) for method in named]
     check_lengths(prepared, views, max_new_tokens)
     settings = Settings(
-        versions=_versions(),
+        versions=versions("torch", "transformers", "numpy"),
         model=_model_info(reader),
         reader_methods=[str(method) for method in reader.methods],
         tasks=[task.info for task in prepared],
@@ -252,14 +253,6 @@ def _check_writes(reader: Reader) -> None:
 
 def _method_info(method: NamedMethod) -> MethodInfo:
     return MethodInfo(label=method.label, shorthand=str(method.method), options=method.method.to_dict())
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    import jrt
-
-    return {"jrt": jrt.__version__} | {name: version(name) for name in ("torch", "transformers", "numpy")}
 
 
 def _check(max_new_tokens: int, batch_size: int, context_length: int | None, window: str) -> None:

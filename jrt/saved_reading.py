@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,6 +19,7 @@ from jrt.identity import model_identity, tokenizer_identity
 from jrt.reader import Reader
 from jrt.reading import Reading
 from jrt.state.storage import state_from_tensors, state_to_tensors
+from jrt.versions import versions
 
 FORMAT: Literal[1] = 1
 MANIFEST = "reading.json"
@@ -83,7 +83,7 @@ def save(reading: Reading, folder: Path) -> Path:
             state_file=state_file.name,
             state_sha256=sha256(state_file),
             values=values,
-            versions={"jrt": jrt.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+            versions=versions("torch", "transformers"),
         ).sealed()
         write_text(folder / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
         for old in folder.glob("state-*.safetensors"):

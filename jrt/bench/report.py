@@ -8,18 +8,13 @@ import os
 import platform
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-import jrt
 from jrt.files import write_text
-
-
-def _versions() -> dict[str, str]:
-    return {"jrt": jrt.__version__} | {name: version(name) for name in ("torch", "transformers")}
+from jrt.versions import versions
 
 
 def machine() -> dict[str, Any]:
@@ -63,7 +58,7 @@ class Report(BaseModel):
     notes: str = ""
     command: str = ""
     created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    versions: dict[str, str] = Field(default_factory=_versions)
+    versions: dict[str, str] = Field(default_factory=lambda: versions("torch", "transformers"))
     machine: dict[str, Any] = Field(default_factory=machine)
 
     def tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:

@@ -13,7 +13,7 @@ from jrt.cli import environment, options
 from jrt.cli.output import print_json, print_table, progress
 from jrt.cli.readers import open_reader
 from jrt.errors import InvalidOptionError
-from jrt.markdown import markdown_table
+from jrt.tables import markdown_table
 
 if TYPE_CHECKING:
     from jrt.reader import Reader

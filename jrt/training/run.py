@@ -14,7 +14,6 @@ processes train what one does.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from typing import Any
 import torch
 import transformers
 
-import jrt
 from jrt.errors import DataFormatError, InvalidOptionError, MissingDependencyError, StateMismatchError
 from jrt.files import only_writer, write_text
 from jrt.training.callbacks import ClipsValues, EndsEarly, KeepsBest, Report, Reports
@@ -37,6 +35,7 @@ from jrt.training.rows import Rows, Stage
 from jrt.training.settings import SETTINGS, Settings
 from jrt.training.text import TextRows, write_tokens
 from jrt.training.trainer import FINISHED, StageRows, StageTrainer, checkpoints, put_in_place
+from jrt.versions import versions
 
 TaskRows = Callable[[Any], tuple[Rows, Any]]
 """From a tokenizer, or None, to the rows of a task and the tokenizer that they are written in."""
@@ -290,8 +289,7 @@ class _Run:
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "processes": self.processes.num_processes,
             "seconds": round(seconds, 1),
-            "versions": {"jrt": jrt.__version__, "python": platform.python_version()}
-            | {package.__name__: str(package.__version__) for package in (torch, transformers)},
+            "versions": versions("python", "torch", "transformers"),
             "log": log,
         }
         write_text(self.out / _RECORD, json.dumps(record, indent=2) + "\n")

@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
 
 import jrt
@@ -33,6 +30,7 @@ from jrt.models import BasedConfig, BasedForCausalLM, JRTConfig, JRTForCausalLM
 from jrt.prompts import JRTPrompt
 from jrt.training.facts import RELATIONS, SUBJECTS, Fact, Split, documents
 from jrt.training.tiny_recurrent import build_tokenizer
+from jrt.versions import versions
 
 Kind = Literal["based", "jrt-rnn"]
 KINDS: tuple[Kind, ...] = ("based", "jrt-rnn")
@@ -212,13 +210,12 @@ def train(kind: Kind, recipe: Recipe) -> tuple[BasedForCausalLM, Any, dict[str, 
                 where = f"{stage.num_names} names, {stage.num_facts} facts"
                 told = f"{100 * smooth:.0f} % right, probe {finding.item():.2f}"
                 print(f"{time.perf_counter() - started:6.0f} s  step {done}, {where}: {told}", flush=True)
-    packages: tuple[Any, ...] = (torch, transformers, tokenizers)
     record = {
         "model": kind,
         "parameters": model.num_parameters(),
         "recipe": asdict(recipe),
         "seconds": round(time.perf_counter() - started),
-        "versions": {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}},
+        "versions": versions("python", "torch", "transformers", "tokenizers"),
     }
     return model.eval(), tokenizer, record
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import time
 from collections.abc import Sequence
@@ -24,9 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
-import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -34,6 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import jrt
 from jrt.prompts import JRTPrompt, Query
 from jrt.training.passkeys import ANSWER_BEGINS, QUESTION, TOKEN, document, number_pieces, tokens_of, words
+from jrt.versions import versions
 
 PAD, END, UNKNOWN, NEWLINE = "<pad>", "<eos>", "<unk>", "\n"
 CUES = ("Question:", "Answer:")
@@ -190,14 +188,13 @@ def train(recipe: Recipe) -> tuple[Any, Any, dict[str, Any]]:
     """Runs the recipe; returns the adapted model, its tokenizer and what there is to say about the run."""
     trainer = Trainer(recipe)
     passed = trainer.run()
-    packages: Sequence[Any] = (torch, transformers, tokenizers)
     record = {
         "recipe": asdict(recipe),
         "passed": passed,
         "weights": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "longest_input": recipe.longest * SEGMENT_LENGTH,
         "seconds": round(time.perf_counter() - trainer.started),
-        "versions": {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}},
+        "versions": versions("python", "torch", "transformers", "tokenizers"),
     }
     return trainer.model.eval(), trainer.tokenizer, record
 

@@ -19,18 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tokenizers
 import torch
 import torch.nn.functional as F
-import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import Mamba2Config, Mamba2ForCausalLM, PreTrainedTokenizerFast
@@ -38,6 +34,7 @@ from transformers import Mamba2Config, Mamba2ForCausalLM, PreTrainedTokenizerFas
 import jrt
 from jrt.prompts import JRTPrompt
 from jrt.training.facts import SUBJECTS, Split, document, documents, text_of, words
+from jrt.versions import versions
 
 FORMATS = {
     "once": JRTPrompt(passes=1),
@@ -258,11 +255,10 @@ def train(recipe: Recipe) -> tuple[Mamba2ForCausalLM, Any, dict[str, Any]]:
     trainer = Trainer(recipe)
     find_steps = trainer.find()
     trainer.answer()
-    packages: Sequence[Any] = (torch, transformers, tokenizers)
     record = {
         "recipe": {**recipe.__dict__, "find_steps": find_steps},
         "seconds": round(time.perf_counter() - trainer.started),
-        "versions": {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}},
+        "versions": versions("python", "torch", "transformers", "tokenizers"),
     }
     return trainer.model.eval(), trainer.tokenizer, record
 

@@ -34,16 +34,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import tokenizers
 import torch
-import transformers
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -54,6 +50,7 @@ from jrt.training.place_batches import KINDS, SEGMENT_LENGTH
 from jrt.training.places import PLACES, Distractors, Passages, Split
 from jrt.training.tiny_rmt_recipe import Memory, Recipe
 from jrt.training.tiny_rmt_trainer import Trainer
+from jrt.versions import versions
 
 PAD, UNKNOWN, START, SEPARATOR = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPLITS: tuple[Split, ...] = ("train", "heldout")
@@ -127,12 +124,11 @@ def untrained(recipe: Recipe) -> tuple[Any, Any]:
 
 def save(model: Any, tokenizer: Any, recipe: Recipe, seconds: float, folder: Path) -> None:
     """Writes what `jrt.load` reads, and `training.json`: what was run and how long it took."""
-    packages: tuple[Any, ...] = (torch, transformers, tokenizers, np)
     record = {
         "recipe": asdict(recipe),
         "weights": sum(parameter.numel() for parameter in model.parameters()),
         "seconds": round(seconds),
-        "versions": {"python": platform.python_version(), **{p.__name__: str(p.__version__) for p in packages}},
+        "versions": versions("python", "torch", "transformers", "tokenizers", "numpy"),
     }
     jrt.Reader(model, [model.method], tokenizer).save_pretrained(folder, include_model=True)
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
