@@ -8,6 +8,8 @@ that are scaled inside, positions that start late, heads that answer for a token
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,7 +103,7 @@ def inspect_model(model: Any) -> ModelFacts:
     """
     _refuse_other_kinds(model)
     try:
-        with torch.no_grad(), evaluating(model):
+        with _trial(model):
             return _inspect(model)
     except torch.OutOfMemoryError:
         raise
@@ -110,6 +112,20 @@ def inspect_model(model: Any) -> ModelFacts:
         raise UnsupportedModelError(
             f"{type(unwrapped(model)).__name__} cannot read one row of embeddings: {reason}", _USE
         ) from error
+
+
+@contextmanager
+def _trial(model: Any) -> Iterator[None]:
+    """A run that leaves the model as it was: in evaluation mode, without gradients.
+
+    Modules with quantised weights stay in training mode: on CPUs bitsandbytes packs 4-bit weights at the first run in
+    evaluation mode, and no gradient passes packed weights.
+    """
+    with torch.no_grad(), evaluating(model):
+        for module in model.modules():
+            if not all(parameter.is_floating_point() for parameter in module.parameters(recurse=False)):
+                module.training = True
+        yield
 
 
 def _inspect(model: Any) -> ModelFacts:
@@ -240,7 +256,7 @@ def refuse_other_decoders(model: Any, facts: ModelFacts) -> None:
             "Use a decoder with explicit positions (OPT, GPT-2, Llama, GPT-NeoX, Qwen, Gemma, ...).",
         )
     embeddings = torch.zeros(1, 2, facts.embedding_width, dtype=model.dtype, device=device_of(model))
-    with torch.no_grad():
+    with _trial(model):
         cache = getattr(model(inputs_embeds=embeddings, use_cache=True), "past_key_values", None)
     kinds = {type(layer).__name__ for layer in getattr(cache, "layers", [])}
     if type(cache) is not DynamicCache or not kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}:
