@@ -41,7 +41,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {name: tmp_path_factory.mktemp(name) for name in ("llama", "bert")}
     build_decoder("llama").save_pretrained(found["llama"])
     sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2)  # in blocks of 64
-    BertForSequenceClassification(BertConfig(vocab_size=64, **sizes)).save_pretrained(found["bert"])
+    quiet = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(BertConfig(vocab_size=64, **sizes, **quiet))
+    model.save_pretrained(found["bert"])
     return found
 
 
