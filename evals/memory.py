@@ -2,11 +2,11 @@
 
     python -m jrt.evals.memory jrt/tiny-rmt --segments 64,512,1024,4096 --limit 500 --out results/seed-0.json
 
-Reads with an encoder under `jrt.RMT` that classifies into places, as `jrt/tiny-rmt` does. Texts are given in parts of
-some segments with the memory handed from one part to the next, so neither the length nor the number of texts changes
-what is held. Beside the score stands that of the same weights without a memory (only the last segment is read), which
-can answer only where the facts happen to stand there. Scores come by place, by tenth of the text in which the asked
-fact stands, and for facts that the border of two segments cuts.
+Reads with an encoder under `jrt.RMT` that classifies into answers, places among them, as `jrt/tiny-rmt` does. Texts are
+given in parts of some segments with the memory handed from one part to the next, so neither the length nor the number
+of texts changes what is held. Beside the score stands that of the same weights without a memory (only the last segment
+is read), which can answer only where the facts happen to stand there. Scores come by place, by tenth of the text in
+which the asked fact stands, and for facts that the border of two segments cuts.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import jrt
+from jrt.adapters.rmt import SegmentMethod
+from jrt.errors import JRTError, UnsupportedModelError
 from jrt.evals.statistics import wilson
 from jrt.evals.tasks.base import DEFAULT_COUNT
 from jrt.evals.tasks.places import PlacesTask
 from jrt.evals.tasks.registry import task_class
-from jrt.training.places import PLACES, Passage
+from jrt.training.passages import Passage
+from jrt.training.places import PLACES
 from jrt.versions import versions
 
 ROWS = 100
@@ -45,7 +48,7 @@ class Answered:
 
     Attributes:
         answer: the right place.
-        said: the place that was answered.
+        said: what was answered; wrong where it is no place.
         said_without_memory: what the last segment alone gives.
         position: where the asked fact begins, in words and marks.
         length: of the text.
@@ -66,7 +69,7 @@ def answered(reader: jrt.Reader, task: PlacesTask, *, limit: int = DEFAULT_COUNT
     """Asks the first `limit` items of a task; they are those of `task.items(limit=limit, seed=seed)`.
 
     Args:
-        reader: an encoder that classifies into places under `jrt.RMT`, whose segments are as long as the task's.
+        reader: an encoder that classifies into answers under `jrt.RMT`, whose segments are as long as the task's.
         task: what is asked.
         limit: how many items.
         seed: of the items.
@@ -92,18 +95,18 @@ def _answer(reader: jrt.Reader, task: PlacesTask, drawn: list[Passage]) -> list[
         output = model(_tensor(table[texts[:, begin : begin + step]], model), memory=memory)
         memory = output.memory
     alone = model(_tensor(table[texts[:, -width:]], model)).logits
-    said, said_alone = (_places(model, logits) for logits in (output.logits, alone))
+    said, said_alone = (_said(model, logits) for logits in (output.logits, alone))
     return [
         Answered(
             answer=passage.answer,
-            said=place,
+            said=with_memory,
             said_without_memory=without,
             position=passage.offsets[passage.asked],
             length=task.length,
             cut=len(passage.segments(width)[passage.asked]) > 1,
             in_last=min(passage.offsets) >= task.length - width,
         )
-        for passage, place, without in zip(drawn, said, said_alone, strict=True)
+        for passage, with_memory, without in zip(drawn, said, said_alone, strict=True)
     ]
 
 
@@ -111,7 +114,7 @@ def _tensor(ids: NDArray[np.int64], model: Any) -> Tensor:
     return torch.from_numpy(ids).to(model.device)
 
 
-def _places(model: Any, logits: Tensor) -> list[str]:
+def _said(model: Any, logits: Tensor) -> list[str]:
     return [model.config.id2label[index] for index in logits.argmax(-1).tolist()]
 
 
@@ -151,18 +154,67 @@ def measure(
             yield {"task": str(task), "kind": kind, "segments": count, "seconds": seconds, **summary(items)}
 
 
-def main() -> None:
+def _reader(name: str) -> jrt.Reader:
+    """A reader whose model can be asked.
+
+    Raises:
+        UnsupportedModelError: it is no classifier with `jrt.RMT` or `jrt.ARMT` around it.
+    """
+    reader = jrt.load(name, device="cpu")
+    if not isinstance(getattr(reader.model, "method", None), SegmentMethod) or PLACES[0] not in reader.config.label2id:
+        raise UnsupportedModelError(
+            f"{name} is no classifier of places that reads in segments.",
+            "Pass jrt/tiny-rmt or a model trained like it.",
+        )
+    return reader
+
+
+def _counts(text: str) -> list[int]:
+    """Positive numbers with commas between them, each once."""
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of positive numbers such as 64,512.")
+    return list(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def _count(text: str) -> int:
+    if len(found := _counts(text)) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number.")
+    return found[0]
+
+
+def _kinds(text: str) -> list[str]:
+    known = ("memorize", "detect", "reason")
+    if unknown := [name for name in text.split(",") if name not in known]:
+        raise argparse.ArgumentTypeError(f"there is no task {unknown[0]!r} here; there are {', '.join(known)}.")
+    return list(dict.fromkeys(text.split(",")))
+
+
+def _file(text: str) -> Path:
+    if (path := Path(text)).is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it, such as {path / 'run-64.json'}.")
+    return path
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--tasks", default="memorize,detect,reason")
-    parser.add_argument("--segments", default="64,512,1024,4096")
+    parser.add_argument("model", help="a folder, a Hub id or jrt/tiny-rmt")
+    parser.add_argument("--tasks", type=_kinds, default="memorize,detect,reason")
+    parser.add_argument("--segments", type=_counts, default="64,512,1024,4096")
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout")
-    parser.add_argument("--limit", type=int, default=500)
+    parser.add_argument("--limit", type=_count, default=500, help="items a task and number of segments")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=_file, required=True, help="RUN-ANYTHING.json for jrt.evals.memory_table")
+    return parser
+
+
+def main() -> None:
+    parser = _parser()
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    reader = jrt.load(arguments.model, device="cpu")
+    try:
+        reader = _reader(arguments.model)
+    except JRTError as error:
+        parser.error(str(error))
     report: dict[str, Any] = {
         "command": "python -m jrt.evals.memory " + " ".join(sys.argv[1:]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,10 +225,8 @@ def main() -> None:
         "versions": versions("python", "torch", "transformers"),
         "results": [],
     }
-    segments = [int(count) for count in arguments.segments.split(",")]
-    kinds = arguments.tasks.split(",")
     options: dict[str, Any] = {"split": arguments.split, "limit": arguments.limit, "seed": arguments.seed}
-    for record in measure(reader, kinds, segments, **options):
+    for record in measure(reader, arguments.tasks, arguments.segments, **options):
         report["results"].append(record)
         shares = f"{record['all']['value']} % [{record['all']['low']}, {record['all']['high']}]"
         print(f"{record['segments']:6} {record['kind']:9} {shares} in {record['seconds']} s", flush=True)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jrt.errors import InvalidOptionError
+from jrt.errors import DataFormatError, InvalidOptionError, JRTError
 from jrt.tables import markdown_table
 from jrt.training.places import PLACES
 
@@ -39,14 +39,15 @@ def runs(folder: Path, names: Sequence[str] = ()) -> dict[str, dict[Row, dict[st
 
     Raises:
         InvalidOptionError: no report of a run.
+        DataFormatError: a file that is no report.
     """
     found: dict[str, dict[Row, dict[str, Any]]] = {name: {} for name in names}
     for path in sorted(folder.glob("*-*.json")):
-        report, run = json.loads(path.read_text()), path.stem.rsplit("-", 1)[0]
+        run = path.stem.rsplit("-", 1)[0]
         if not names or run in names:
             rows = found.setdefault(run, {})
-            for record in report["results"]:
-                rows.setdefault((record["kind"], report["split"], record["segments"]), record)
+            for row, record in _records(path):
+                rows.setdefault(row, record)
     empty = [name for name, rows in found.items() if not rows]
     if empty or not found:
         raise InvalidOptionError(
@@ -54,6 +55,15 @@ def runs(folder: Path, names: Sequence[str] = ()) -> dict[str, dict[Row, dict[st
             "Write them with: python -m jrt.evals.memory MODEL --out FOLDER/RUN-4096.json",
         )
     return found
+
+
+def _records(path: Path) -> list[tuple[Row, dict[str, Any]]]:
+    """What a report says, by row."""
+    try:
+        report = json.loads(path.read_text())
+        return [((record["kind"], report["split"], record["segments"]), record) for record in report["results"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataFormatError(f"{path} is no report of jrt.evals.memory.", "Move it out of the folder.") from error
 
 
 def scores(found: dict[str, dict[Row, dict[str, Any]]]) -> str:
@@ -101,7 +111,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--runs", nargs="*", default=(), help="which, in this order; all")
     arguments = parser.parse_args()
-    found = runs(arguments.folder, arguments.runs)
+    try:
+        found = runs(arguments.folder, arguments.runs)
+    except JRTError as error:
+        parser.error(str(error))
     first = found[next(iter(found))]
     for table in (scores(found), by_place(first), by_tenth(first)):
         print(table, end="\n\n")

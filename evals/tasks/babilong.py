@@ -23,7 +23,7 @@ from jrt.evals.items import Item, Row, check_limit, plain_item, read_rows, sampl
 from jrt.evals.tasks.babilong_scores import LABELS, by_words, official
 from jrt.evals.tasks.base import Kind, Task
 from jrt.prompts import JRTPrompt, Plan, Query
-from jrt.training.places import Distractors, pieces
+from jrt.training.distractors import Distractors, pieces
 
 SHORTEST = 10
 """Sentences of a text with fewer words and marks are left out, as in the published sets."""

@@ -1,7 +1,7 @@
 """What `memorize`, `detect` and `reason` have in common: passages of facts about six places as items.
 
-The generator is the one that the embedded memory model is trained with (`jrt.training.places`); here it draws held-out
-facts unless told otherwise.
+The generator is the one that the embedded memory model is trained with (`jrt.training.passages`); here it draws
+held-out facts unless told otherwise.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pydantic import Field
 from jrt.errors import InputNotFoundError
 from jrt.evals.items import Item
 from jrt.evals.tasks.base import GeneratedTask
-from jrt.training.places import PLACES, Distractors, Kind, Passage, Passages, Split
+from jrt.training.distractors import Distractors
+from jrt.training.passages import Passage, Passages
+from jrt.training.places import PLACES, Kind, Split
 
 
 class PlacesTask(GeneratedTask):

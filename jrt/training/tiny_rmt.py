@@ -1,23 +1,28 @@
-"""The recipe of `jrt/tiny-rmt`: a BERT of 122 thousand weights that reads thousands of segments, trained on at most 7.
+"""The recipe of `jrt/tiny-rmt`: a BERT of 123 thousand weights that reads thousands of segments, trained on at most 7.
 
     python -m jrt.training.tiny_rmt --seed 0 --out checkpoint/
     python -m jrt.training.tiny_rmt --seed 0 --compare armt --out control/
 
-One model for three tasks (`jrt.training.places`): *memorize*, *detect* and *reason*, whose facts are hidden in varied
-sentences. The memory is `jrt.RMT` around transformers' `BertForSequenceClassification`; nothing else is changed. Three
+One model for three tasks (`jrt.training.passages`): *memorize*, *detect* and *reason*, whose facts are hidden in varied
+sentences. The memory is `jrt.RMT` around transformers' `BertForSequenceClassification`; nothing else is changed. Four
 stages, each with an optimizer of its own:
 
-1. *Answer*: one segment. Questions in the words of the fact first, then other forms. What takes long is to match a
-   question's direction with a relation's, and hardly any text rewards it at first: a guess between two places is right
-   half of the time, and other hints do better. So it begins with pairs of relations that only their directions tell
-   apart. Behind a segment without a fact every answer is to be equally likely; otherwise the model learns which
-   relations are in training, and rules the others out. About half of the later relations are of a place and a town,
-   which no task asks about: with so many of them it pays to learn what a relation is instead of which there are.
+1. *Answer*: one segment. What takes long is to match a question's direction with a relation's, and hardly any text
+   rewards it at first: a guess between two places is right half of the time, and other hints do better. So it begins
+   with pairs of relations that only their directions tell apart, and with questions in the words of the fact. Behind a
+   segment without a fact every place is to be equally likely; otherwise the model learns which relations are in
+   training, and rules the others out. Most of the later relations are of a place and a town, which no task asks about:
+   with so many of them it pays to learn what a relation is instead of which there are.
 2. *Carry*: two segments in the same order, and then a segment more at a time, the facts mostly before the last one. A
    level is passed when the last 20 batches of the longest texts were good enough, or after some steps. Half of the
-   batches are shorter, so that short texts are not forgotten.
-3. *Hold*: up to seven segments. A penalty on the mean gate asks the memory to write nothing where there is nothing to
-   write (it is there from the last level of the second stage on). Gates that are open in segments without any part of a
+   batches have any number of segments up to that, so that short texts are not forgotten. A memory is slow to hold
+   directions as long as only a match of two of them shows whether it does; so relations are asked for their directions
+   too ("Locate the garden from the office."), in all stages.
+3. *Match*: two segments. Where both relations are on one axis, their directions tell nothing as long as the memory does
+   not hold which place was named first. So only such pairs come first, and directions are asked for from the place that
+   both relations name, for which half of the relations have to be turned around.
+4. *Hold*: up to seven segments. A penalty on the mean gate asks the memory to write nothing where there is nothing to
+   write (it is there in the last level of the second stage too). Gates that are open in segments without any part of a
    fact are pressed shut, in the texts and in a fresh distractor after them, and the widest gate of a segment that holds
    a fact, or as much of one as it takes to tell, is pressed open. So training knows where the facts are.
 
@@ -46,8 +51,10 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 import jrt
 from jrt.adapters.armt import ARMT
 from jrt.adapters.rmt import RMT, SegmentMethod
-from jrt.training.place_batches import KINDS, SEGMENT_LENGTH
-from jrt.training.places import PLACES, Distractors, Passages, Split
+from jrt.training.distractors import Distractors
+from jrt.training.passages import Passages
+from jrt.training.place_batches import ANSWERS, KINDS, SEGMENT_LENGTH
+from jrt.training.places import Split
 from jrt.training.tiny_rmt_recipe import Memory, Recipe
 from jrt.training.tiny_rmt_trainer import Trainer
 from jrt.versions import versions
@@ -101,8 +108,8 @@ def build_model(tokenizer: Any, recipe: Recipe) -> Any:
         type_vocab_size=1,
         initializer_range=0.12,
         pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(PLACES)),
-        label2id={place: index for index, place in enumerate(PLACES)},
+        id2label=dict(enumerate(ANSWERS)),
+        label2id={answer: index for index, answer in enumerate(ANSWERS)},
         attn_implementation="eager",  # of the first stage; what is loaded has the default
     )
     model = BertForSequenceClassification(config)

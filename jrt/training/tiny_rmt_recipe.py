@@ -22,12 +22,17 @@ class Level:
         patience: steps after which the level ends in any case.
         only_directions: whether only the directions tell the relations of the longest texts apart. Learning to match
             directions takes long where a guess by other means is often right, and is quick where it is not.
+        one_axis: whether these directions are opposite ones.
+        landmark_share: the share of texts with two relations in which one or both are of a place and a town. With
+            fewer relations the first match of directions is found sooner.
     """
 
     forms: int
     segments: int
     patience: int
     only_directions: bool = False
+    one_axis: bool = False
+    landmark_share: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Stage:
         told: whether gates are told where the facts are.
         shared_share: the share of texts with two relations that are asked only about the place that both name; half of
             them on one axis.
+        turned: whether directions are asked for from the place that both relations name, instead of in their words.
     """
 
     name: str
@@ -55,36 +61,60 @@ class Stage:
     rows: Mapping[Kind, int] = field(default_factory=lambda: {"memorize": 8, "detect": 24, "reason": 32})
     tasks_count_alike: bool = True
     told: bool = False
-    shared_share: float = 0.6
+    shared_share: float = 0.4
+    turned: bool = False
 
 
 MOSTLY_RELATIONS: Mapping[Kind, int] = {"memorize": 4, "detect": 12, "reason": 48}
-TWO_SEGMENTS = (Level(1, 2, 2500, only_directions=True), Level(2, 2, 300), Level(3, 2, 300), Level(FORMS, 2, 600))
+TWO_SEGMENTS = (
+    Level(1, 2, 2000, only_directions=True, landmark_share=0.0),
+    Level(2, 2, 300, only_directions=True),
+    Level(FORMS, 2, 300, only_directions=True),
+    Level(FORMS, 2, 600),
+)
 STAGES = (
     Stage(
         "answer",
-        levels=(Level(1, 1, 500, only_directions=True), Level(2, 1, 250), Level(3, 1, 250), Level(FORMS, 1, 0)),
-        steps=1200,
+        levels=(
+            Level(1, 1, 500, only_directions=True, landmark_share=0.0),
+            Level(2, 1, 400, only_directions=True),
+            Level(FORMS, 1, 400, only_directions=True),
+            Level(FORMS, 1, 0),
+        ),
+        steps=2000,
         learning_rate=1.5e-3,
         tasks_count_alike=False,
     ),
     Stage(
         "carry",
         levels=(*TWO_SEGMENTS, *(Level(FORMS, count, 100) for count in range(3, MAX_SEGMENTS + 1))),
-        steps=4500,
+        steps=4200,
         learning_rate=1.5e-3,
         falls_from=0.5,
         rows=MOSTLY_RELATIONS,
     ),
     Stage(
+        "match",
+        levels=(
+            Level(FORMS, 2, 900, only_directions=True, one_axis=True, landmark_share=0.5),
+            Level(FORMS, 2, 0),
+        ),
+        steps=1500,
+        learning_rate=1.5e-3,
+        falls_from=0.5,
+        rows=MOSTLY_RELATIONS,
+        turned=True,
+    ),
+    Stage(
         "hold",
         levels=(Level(FORMS, MAX_SEGMENTS, 0),),
-        steps=1500,
+        steps=1000,
         learning_rate=1e-3,
         falls_from=0.4,
         rows=MOSTLY_RELATIONS,
         told=True,
-        shared_share=0.0,
+        shared_share=0.3,
+        turned=True,
     ),
 )
 MOVES: Mapping[Kind, int] = {"memorize": 8, "detect": 24}
@@ -104,17 +134,15 @@ class Recipe:
     memory: Memory = "gated"
     stages: tuple[Stage, ...] = STAGES
     questions: int = 4
-    """At most, about one text: two related facts answer eight, a fact about a person one."""
+    """At most, about one text, but for directions: two related facts answer eight, a fact about a person one."""
     unanswerable: int = 32
-    """Segments without a fact behind which every answer is to be equally likely, ..."""
+    """Segments without a fact behind which every place is to be equally likely, and nothing else is, ..."""
     unanswerable_weight: float = 0.3
     """... and how much that counts."""
     cut_share: float = 0.5
     """Of the texts, those that are drawn so that a border cuts a fact."""
     carried_share: float = 0.8
     """Of the texts with more than one segment, those of which the last holds no part of a fact."""
-    landmark_share: float = 0.6
-    """Of the texts with two relations, those in which one or both are of a place and a town."""
     weight_decay: float = 0.1
     told_weight: float = 1.0
     """Of the pressure on gates, reached after half of the last stage."""
@@ -134,5 +162,5 @@ class Recipe:
     @classmethod
     def comparison(cls, seed: int, memory: Memory) -> Recipe:
         """*memorize* and *detect* alone, for a memory beside others; one fact fits into four memory tokens."""
-        options: dict[str, Any] = {"num_memory_tokens": 4, "carried_share": 0.0, "landmark_share": 0.0}
+        options: dict[str, Any] = {"num_memory_tokens": 4, "carried_share": 0.0}
         return cls(seed=seed, memory=memory, stages=COMPARED, **options)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jrt.training.place_batches import Batch, Drawer
-from jrt.training.places import FORMS
-from jrt.training.tiny_rmt_recipe import MAX_SEGMENTS, Recipe, Stage
+from jrt.training.place_batches import Batch, Drawer, Wanted
+from jrt.training.places import FORMS, PLACES
+from jrt.training.tiny_rmt_recipe import MAX_SEGMENTS, Level, Recipe, Stage
 
 CLOSED = -4.0
 """What goes into the sigmoid of a gate that is told to shut; from log(0.1 / 1.1) = -2.4 down it is exactly 0."""
@@ -29,16 +29,10 @@ class Trainer:
     def __init__(self, recipe: Recipe, stage: Stage, model: Any, tokenizer: Any) -> None:
         self.recipe, self.stage, self.model, self.penalty = recipe, stage, model.train(), model.write_penalty
         self.generator = np.random.default_rng([recipe.seed, *map(ord, stage.name)])
-        self.drawer = Drawer(
-            tokenizer,
-            "train",
-            cut_share=recipe.cut_share,
-            carried_share=recipe.carried_share,
-            shared_share=stage.shared_share,
-            landmark_share=recipe.landmark_share,
-        )
+        self.drawer = Drawer(tokenizer, "train")
         self.optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay=recipe.weight_decay), betas=(0.9, 0.98))
         self.level, self.level_began = 0, 0
+        self.groups = [*stage.rows, *(["directions"] if "reason" in stage.rows else [])]
         self.model.write_penalty = self.penalty if stage.told else 0.0
         self.recent: list[Tensor] = []
         self.started = time.perf_counter()
@@ -57,20 +51,13 @@ class Trainer:
         count = int(self.generator.integers(1, level.segments + 1)) if short else level.segments
         longest = count == level.segments
         batch = self.drawer.draw(
-            self.generator,
-            self.stage.rows,
-            count,
-            forms=level.forms if longest else FORMS,
-            questions=recipe.questions,
-            unanswerable=recipe.unanswerable,
-            only_directions=level.only_directions and longest,
+            self.generator, self.stage.rows, count, self.wanted(level, longest), unanswerable=recipe.unanswerable
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * self.rate(number)
         loss, logits, gate = self.loss(batch, self.recipe.told_weight * min(1.0, 2 * number / self.stage.steps))
         if recipe.unanswerable:
-            unanswered = self.model(batch.unanswerable).logits.log_softmax(-1)
-            loss = loss - recipe.unanswerable_weight * unanswered.mean()  # the cross entropy with equal shares
+            loss = loss + recipe.unanswerable_weight * unanswered(self.model(batch.unanswerable).logits)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -85,6 +72,20 @@ class Trainer:
             self.level, self.level_began, self.recent = self.level + 1, number + 1, []
             if self.stage.levels[self.level].segments == MAX_SEGMENTS:
                 self.model.write_penalty = self.penalty
+
+    def wanted(self, level: Level, longest: bool) -> Wanted:
+        """What texts are like at a level; the shorter ones are asked in all forms, and not only about directions."""
+        return Wanted(
+            forms=level.forms if longest else FORMS,
+            questions=self.recipe.questions,
+            cut_share=self.recipe.cut_share,
+            carried_share=self.recipe.carried_share,
+            shared_share=self.stage.shared_share,
+            landmark_share=level.landmark_share,
+            only_directions=level.only_directions and longest,
+            one_axis=level.one_axis and longest,
+            turned=self.stage.turned,
+        )
 
     def loss(self, batch: Batch, told_weight: float) -> tuple[Tensor, Tensor, float]:
         """The loss with its penalties, the answers, and the mean gate before the last segment."""
@@ -147,11 +148,12 @@ class Trainer:
             return False
         recipe, shares = self.recipe, torch.stack(self.recent).mean(0).tolist()
         needed = [recipe.reason_above if kind == "reason" else recipe.easy_above for kind in self.stage.rows]
-        return all(share > least for share, least in zip(shares, needed, strict=True))
+        # directions, the last share, decide nothing: no task asks for them
+        return all(share > least for share, least in zip(shares[: len(needed)], needed, strict=True))
 
     def shares(self) -> str:
-        mean = torch.stack(self.recent).mean(0).tolist() if self.recent else [0.0] * len(self.stage.rows)
-        return ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in zip(self.stage.rows, mean, strict=True))
+        mean = torch.stack(self.recent).mean(0).tolist() if self.recent else [0.0] * len(self.groups)
+        return ", ".join(f"{kind} {100 * share:.1f} %" for kind, share in zip(self.groups, mean, strict=True))
 
     def rate(self, number: int) -> float:
         """Warm-up over 100 steps, and the linear fall to nearly nothing at the end."""
@@ -160,6 +162,11 @@ class Trainer:
 
     def say(self, text: str) -> None:
         print(f"{time.perf_counter() - self.started:6.0f} s  {self.stage.name}: {text}", flush=True)
+
+
+def unanswered(logits: Tensor) -> Tensor:
+    """The cross entropy of answers, (U, A), with equal shares of the places, which come first."""
+    return -logits.log_softmax(-1)[:, : len(PLACES)].mean()
 
 
 def _above(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jrt.errors import InvalidOptionError
+from jrt.errors import DataFormatError, InvalidOptionError
 from jrt.evals.memory_table import by_place, by_tenth, runs, scores
 from jrt.training.places import PLACES
 
@@ -54,3 +54,10 @@ def test_a_run_without_a_report_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "gated-0-64.json", "heldout", record("detect", 64, 9))
     with pytest.raises(InvalidOptionError, match=r"gated-1-\*"):
         runs(tmp_path, ["gated-0", "gated-1"])
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"results": [{}], "split": "train"}'])
+def test_a_file_that_is_no_report_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad-1.json").write_text(text)
+    with pytest.raises(DataFormatError, match=r"bad-1\.json is no report"):
+        runs(tmp_path)
