@@ -173,7 +173,7 @@ def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:
                 f"{name} holds no model: there is no config.json.", "Pass the folder that save_pretrained wrote."
             )
         return str(path), gguf_file
-    if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if path.is_file() or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise InputNotFoundError(
             f"There is no model folder {name}.",
             f"Pass a folder, a .gguf file, a Hub id (owner/name) or {DEFAULT_MODEL}.",

@@ -45,8 +45,13 @@ def memory(
         typer.Option(metavar="WORDS", help="A part of the text whose way is followed.", show_default=False),
     ] = None,
     task: Annotated[
-        str, typer.Option(metavar="NAME", help="Without --text: memorize, detect or reason, with the facts marked.")
-    ] = "detect",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Without --text: memorize, detect (unless told otherwise) or reason, with the facts marked.",
+            show_default=False,
+        ),
+    ] = None,
     segments: Annotated[int, typer.Option(min=1, metavar="N", help="Without --text: how many segments to read.")] = 12,
     seed: Annotated[int, typer.Option(metavar="N", help="Without --text: draws the item.")] = 0,
     out: Annotated[
@@ -61,11 +66,13 @@ def memory(
         raise InputNotFoundError(f"There is no file {text}.", "Check the path of --text.")
     if mark is not None and text is None:
         raise InvalidOptionError("--mark needs --text; the facts of a task are marked already.", "Leave --mark out.")
+    if task is not None and text is not None:
+        raise InvalidOptionError("--text and --task are two things to read.", "Leave one of them out.")
     reader = open_reader(model)
     if text is not None:
         words, marks = text.read_text(encoding="utf-8"), [mark] if mark is not None else []
     else:
-        words, marks = _item(reader, task, segments, seed)
+        words, marks = _item(reader, task or "detect", segments, seed)
     from jrt.inspection import inspect_memory
 
     ids, marked = _tokens(reader, words, marks)

@@ -53,6 +53,7 @@ def refused(result: Any, *phrases: str, code: int = 2) -> None:
         (["doctor", "x/y", "--architectures"], ["takes no model"]),
         (["doctor", "jrt/tiny-recurent"], ["no embedded model 'jrt/tiny-recurent'"]),
         (["doctor", "./missing"], ["There is no model folder ./missing"]),
+        (["doctor", "missing/"], ["There is no model folder missing/"]),
         (["ls", "task"], ["no list of 'task'", "Did you mean 'tasks'"]),
         (["bench", "genrate"], ["no benchmark 'genrate'", "Did you mean 'generate'"]),
     ],

@@ -169,6 +169,7 @@ def test_the_command_reads_a_text_and_follows_a_part_of_it(
     assert done.code == 0 and done.out.count("yes") in (1, 2) and "Answer:" in done.out
     assert "does not hold 'Mary left'" in jrt("inspect", "memory", folder, "--text", text, "--mark", "Mary left").error
     assert "--mark needs --text" in jrt("inspect", "memory", folder, "--mark", "Mary").error
+    assert "--text and --task" in jrt("inspect", "memory", folder, "--text", text, "--task", "reason").error
     assert "no memory task" in jrt("inspect", "memory", folder, "--task", "mqar").error
 
 
