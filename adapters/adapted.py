@@ -152,6 +152,10 @@ class AdaptedModel(NamesWeightsOnce):
         refuse_encoders(self)
         if input_ids is None:
             raise InvalidOptionError("generate got no input_ids.", "Pass prompts as token ids, input_ids=...")
+        if "memory" in generation:
+            raise InvalidOptionError(
+                "generate begins with an empty memory.", "Write reader.read(text).ask(question) instead."
+            )
         mask = mask_of(self, input_ids, generation) if attention_mask is None else attention_mask
         state = State.empty(len(input_ids), input_ids.device)
         return generate_from(self, state, input_ids, mask, capabilities=self.capabilities, **generation)

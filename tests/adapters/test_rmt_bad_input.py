@@ -220,3 +220,10 @@ def test_arguments_of_stock_models_work_where_they_mean_nothing_and_are_explaine
                 model(ids, **{name: ids})
     with pytest.raises(TypeError, match="inputs_ids"):
         encoder(inputs_ids=ids)
+
+
+def test_generation_takes_no_memory() -> None:
+    model = decoder("llama")
+    memory = model(random_ids(1, 20)).memory
+    with pytest.raises(InvalidOptionError, match="begins with an empty memory"):
+        model.generate(random_ids(1, 5), memory=memory, max_new_tokens=2)

@@ -103,6 +103,7 @@ def test_a_run(options: dict[str, Any], corpus: Path, tmp_path: Path) -> None:
         (["based", "--out", "x", "--stepz", "3"], "no option '--stepz'. Did you mean '--steps'"),
         (["based", "--out", "x"], "needs one source of data: --text, --dataset or --task; given: none"),
         (["based", "--out", "x", "--text", "nothing/*.txt", "--tokenizer", "nowhere"], "nowhere holds no tokenizer"),
+        (["rmt", "--out", "x", "--task", "memorize", "--model", "jrt/tiny-rmt"], "jrt/tiny-rmt is an embedded model"),
         (["based", "--out", "x", "--task", "set_disjointnes"], "Did you mean 'set_disjointness'"),
         (["based", "--out", "x", "--task", "squad"], "squad has a fixed set of questions"),
         (["rmt", "--out", "x", "--preset", "memorise"], "no preset 'memorise'. Did you mean 'memorize'"),

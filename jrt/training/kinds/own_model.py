@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from jrt.embedded import embedded_models
 from jrt.errors import InvalidOptionError, TokenizerError, did_you_mean
 from jrt.training.kinds.base import Kind
 from jrt.training.rows import IGNORED, Row, Stage
@@ -126,10 +127,16 @@ def load_tokenizer(name: str) -> Any:
     """A tokenizer by folder or Hub id.
 
     Raises:
+        InvalidOptionError: it is an embedded model.
         TokenizerError: there is none.
     """
     from transformers import AutoTokenizer
 
+    if name in embedded_models():
+        raise InvalidOptionError(
+            f"{name} is an embedded model; training begins with a plain one of transformers.",
+            "Pass a folder or a Hub id such as gpt2.",
+        )
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
