@@ -1,7 +1,7 @@
 """The recipe of `jrt/tiny-rmt`: a BERT of 123 thousand weights that reads thousands of segments, trained on at most 7.
 
     python -m jrt.training.tiny_rmt --seed 0 --out checkpoint/
-    python -m jrt.training.tiny_rmt --seed 0 --compare armt --out control/
+    python -m jrt.training.tiny_rmt --seed 0 --memory replace --out control/
 
 One model for three tasks (`jrt.training.passages`): *memorize*, *detect* and *reason*, whose facts are hidden in varied
 sentences. The memory is `jrt.RMT` around transformers' `BertForSequenceClassification`; nothing else is changed. Four
@@ -26,9 +26,9 @@ stages, each with an optimizer of its own:
    fact are pressed shut, in the texts and in a fresh distractor after them, and the widest gate of a segment that holds
    a fact, or as much of one as it takes to tell, is pressed open. So training knows where the facts are.
 
-`--compare` trains one of four memories on *memorize* and *detect* alone, with fewer steps and as many weights: the one
-above (`gated`), the same without being told where the facts are (`penalty`), the paper's update (`replace`), and ARMT's
-associative memory (`armt`).
+There are four memories with as many weights (`--memory`): the one above (`gated`), the same without being told where
+the facts are (`penalty`), the paper's update (`replace`), and ARMT's associative memory (`armt`). `--short` compares
+them on *memorize* and *detect* alone, with fewer steps.
 
 Every stage begins with what the one before has saved, so a run that was stopped goes on there to the same weights.
 Texts hold facts of the train split only. How the model reads thousands of segments: `jrt.evals.memory`.
@@ -51,6 +51,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 import jrt
 from jrt.adapters.armt import ARMT
 from jrt.adapters.rmt import RMT, SegmentMethod
+from jrt.errors import InvalidOptionError, JRTError
 from jrt.training.distractors import Distractors
 from jrt.training.passages import Passages
 from jrt.training.place_batches import ANSWERS, KINDS, SEGMENT_LENGTH
@@ -142,12 +143,19 @@ def save(model: Any, tokenizer: Any, recipe: Recipe, seconds: float, folder: Pat
 
 
 def train(recipe: Recipe, out: Path) -> None:
-    """All stages; each is saved in a folder of its own, the last one in `out` as well."""
+    """All stages; each is saved in a folder of its own, the last one in `out` as well.
+
+    Raises:
+        InvalidOptionError: `out` holds stages of another recipe.
+    """
     model, tokenizer = untrained(recipe)
     seconds = 0.0
     for stage in recipe.stages:
         folder = out / stage.name
-        if not (folder / "training.json").is_file():
+        if (folder / "training.json").is_file():
+            if json.loads((folder / "training.json").read_text())["recipe"] != json.loads(json.dumps(asdict(recipe))):
+                raise InvalidOptionError(f"{folder} was trained by another recipe.", "Name another folder.")
+        else:
             started = time.perf_counter()
             Trainer(recipe, stage, model, tokenizer).run()
             seconds += time.perf_counter() - started
@@ -161,12 +169,16 @@ def train(recipe: Recipe, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--compare", choices=get_args(Memory), metavar="MEMORY", help=", ".join(get_args(Memory)))
+    parser.add_argument("--memory", choices=get_args(Memory), default="gated")
+    parser.add_argument("--short", action="store_true", help="memorize and detect alone")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums in a fixed order: the same seed gives the same weights
-    seed, memory = arguments.seed, arguments.compare
-    train(Recipe.comparison(seed, memory) if memory else Recipe(seed=seed), arguments.out)
+    recipe = Recipe.comparison if arguments.short else Recipe
+    try:
+        train(recipe(seed=arguments.seed, memory=arguments.memory), arguments.out)
+    except JRTError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import jrt
+from jrt.errors import InvalidOptionError
 from jrt.evals.memory import answered, summary
 from jrt.evals.tasks.registry import parse_task
 from jrt.training.place_batches import ANSWERS, SEGMENT_LENGTH, Wanted
@@ -158,3 +159,5 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path: Path) -> No
     train(recipe, tmp_path / "stopped")
     one, other = (load_file(tmp_path / run / "model.safetensors") for run in ("unbroken", "stopped"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(InvalidOptionError, match="another recipe"):
+        train(replace(recipe, seed=1), tmp_path / "stopped")
