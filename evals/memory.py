@@ -34,7 +34,7 @@ from jrt.evals.tasks.base import DEFAULT_COUNT
 from jrt.evals.tasks.places import PlacesTask
 from jrt.evals.tasks.registry import task_class
 from jrt.training.passages import Passage
-from jrt.training.places import PLACES
+from jrt.training.places import KINDS, PLACES
 from jrt.versions import versions
 
 ROWS = 100
@@ -183,9 +183,8 @@ def _count(text: str) -> int:
 
 
 def _kinds(text: str) -> list[str]:
-    known = ("memorize", "detect", "reason")
-    if unknown := [name for name in text.split(",") if name not in known]:
-        raise argparse.ArgumentTypeError(f"there is no task {unknown[0]!r} here; there are {', '.join(known)}.")
+    if unknown := [name for name in text.split(",") if name not in KINDS]:
+        raise argparse.ArgumentTypeError(f"there is no task {unknown[0]!r} here; there are {', '.join(KINDS)}.")
     return list(dict.fromkeys(text.split(",")))
 
 
@@ -198,7 +197,7 @@ def _file(text: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a folder, a Hub id or jrt/tiny-rmt")
-    parser.add_argument("--tasks", type=_kinds, default="memorize,detect,reason")
+    parser.add_argument("--tasks", type=_kinds, default=",".join(KINDS))
     parser.add_argument("--segments", type=_counts, default="64,512,1024,4096")
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout")
     parser.add_argument("--limit", type=_count, default=500, help="items a task and number of segments")

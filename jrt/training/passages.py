@@ -147,10 +147,10 @@ class Passages:
 
         They are asked in the words of the relations or, if `turned`, from the place that both name.
         """
-        found = []
+        found, ending = [], f" {self.shared(passage)}."
         for text in passage.facts:
             in_order, reversed_order = self._facts[text].bearings
-            from_shared = in_order[0].endswith(f" {self.shared(passage)}.")
+            from_shared = in_order[0].endswith(ending)
             question, answer = in_order if from_shared or not turned else reversed_order
             found.append((self._encoded[question], answer))
         return found

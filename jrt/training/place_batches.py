@@ -20,10 +20,9 @@ from torch import Tensor
 from jrt.errors import InvalidOptionError
 from jrt.training.distractors import Distractors, pieces
 from jrt.training.passages import Passage, Passages
-from jrt.training.places import FORMS, PLACES, REVERSE, TOWNS, Kind, Split
+from jrt.training.places import FORMS, KINDS, PLACES, REVERSE, TOWNS, Kind, Split
 
 SEGMENT_LENGTH = 24
-KINDS: tuple[Kind, ...] = ("memorize", "detect", "reason")
 ANSWERS = (*PLACES, *TOWNS, *REVERSE)
 """What a model can say; tasks ask for places only."""
 _TRIES = 20
@@ -193,7 +192,8 @@ class Drawer:
         passage = self._passage(generator, passages, num_segments, wanted, axes)
         asked = passages.questions(passage, wanted.forms)
         if shared:  # with one form of questions there may be none about that place
-            asked = [found for found in asked if passages.shared(passage) in passages.text(found[0])] or asked
+            place = passages.shared(passage)
+            asked = [found for found in asked if place in passages.text(found[0])] or asked
         bearings = passages.bearings(passage, turned=wanted.turned) if related else []
         return Text(
             ids=source.table[passage.pieces],

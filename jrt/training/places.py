@@ -14,10 +14,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations, product
-from typing import Literal
+from typing import Literal, get_args
 
 Split = Literal["train", "heldout"]
 Kind = Literal["memorize", "detect", "reason"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 FORMS = 4
 """Of questions about a relation."""

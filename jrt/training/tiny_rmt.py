@@ -54,8 +54,8 @@ from jrt.adapters.rmt import RMT, SegmentMethod
 from jrt.errors import InvalidOptionError, JRTError
 from jrt.training.distractors import Distractors
 from jrt.training.passages import Passages
-from jrt.training.place_batches import ANSWERS, KINDS, SEGMENT_LENGTH
-from jrt.training.places import Split
+from jrt.training.place_batches import ANSWERS, SEGMENT_LENGTH
+from jrt.training.places import KINDS, Split
 from jrt.training.tiny_rmt_recipe import Memory, Recipe
 from jrt.training.tiny_rmt_trainer import Trainer
 from jrt.versions import versions

@@ -19,9 +19,8 @@ from jrt.evals.tasks.registry import parse_task
 from jrt.methods import parse_method
 from jrt.training.distractors import Distractors, pieces
 from jrt.training.passages import Passages
-from jrt.training.places import ACTIONS, NAMES, PLACES, Kind, moves, related, relations
+from jrt.training.places import ACTIONS, KINDS, NAMES, PLACES, Kind, moves, related, relations
 
-KINDS: tuple[Kind, ...] = ("memorize", "detect", "reason")
 STEP = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0)}
 
 
