@@ -56,13 +56,12 @@ def load(
     Example:
         >>> reader = jrt.load("state-spaces/mamba-370m-hf", jrt.JRTPrompt(passes=2))
     """
-    source, gguf_file = _source(name_or_path, gguf_file)
+    source, options = located(name_or_path, revision, gguf_file)
     folder = _saved_reader(source, revision)
     if folder is not None:
         return _load_saved(
             folder, source, name_or_path, methods, device=device, dtype=dtype, revision=revision, chat=chat
         )
-    options = _options(revision, gguf_file)
     model, tokenizer = read_model(source, name_or_path, _dtype(dtype), options)
     reader = wrap(model.to(_device(device)).eval(), *methods, tokenizer=tokenizer, chat=chat)
     reader.name = name_or_path
@@ -70,8 +69,15 @@ def load(
     return reader
 
 
-def _options(revision: str | None, gguf_file: str | None = None) -> dict[str, Any]:
-    """What transformers takes beside the name."""
+def located(name: str, revision: str | None = None, gguf_file: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Where a model's files are, as transformers' `from_pretrained` takes it: a folder or Hub id, and its options.
+
+    Raises:
+        UnknownNameError: no embedded model is called so.
+        InputNotFoundError: the folder or file is not there or holds no model.
+        MissingDependencyError: it is a .gguf file, and the package that reads one is not installed.
+    """
+    source, gguf_file = _source(name, gguf_file)
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if gguf_file is not None:
         if importlib.util.find_spec("gguf") is None:
@@ -79,7 +85,7 @@ def _options(revision: str | None, gguf_file: str | None = None) -> dict[str, An
                 "Reading .gguf files needs the package gguf.", 'Type pip install "just-read-twice[gguf]".'
             )
         options["gguf_file"] = gguf_file
-    return options
+    return source, options
 
 
 def _saved_reader(source: str, revision: str | None) -> Path | None:
@@ -126,7 +132,7 @@ def _load_saved(
             source,
             name,
             _dtype(dtype),
-            _options(revision),
+            {} if revision is None else {"revision": revision},
             model_class=saved.model_class,
             has_tokenizer=saved.has_tokenizer,
         )
@@ -148,11 +154,10 @@ def _named_model(saved: SavedReader, folder: Path, device: str, dtype: str | tor
 
 def _by_name(saved: SavedReader, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
     assert saved.model is not None
-    source, gguf_file = _source(saved.model, None)
+    source, options = located(saved.model, saved.revision)
     if _saved_reader(source, saved.revision) is not None:
         inner = load(saved.model, device=device, dtype=dtype, revision=saved.revision)
         return inner.model, inner.tokenizer
-    options = _options(saved.revision, gguf_file)
     return read_model(source, saved.model, _dtype(dtype), options, model_class=saved.model_class)
 
 

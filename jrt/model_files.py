@@ -47,7 +47,9 @@ def read_model(
             _register_own()
         tokenizer = _tokenizer(source, name, options) if has_tokenizer else None
         owner = _class(model_class or _class_in(settings))
-        model, found = owner.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+        model, found = owner.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, **options, **plain_weights(options)
+        )
     except JRTError:  # says what is wrong already; some are OSErrors or ValueErrors too
         raise
     except OSError as error:
@@ -75,6 +77,17 @@ def read_model(
         ) from error
     _refuse_random_head(name, settings, model, found["missing_keys"])
     return model, tokenizer
+
+
+def plain_weights(options: dict[str, Any]) -> dict[str, Any]:
+    """What `from_pretrained` needs besides, for weights of a .gguf file that can be trained and saved like any other.
+
+    Newer versions of transformers leave them packed where they have a kernel, and refuse to save them everywhere.
+    """
+    import transformers
+
+    packs: Any = getattr(transformers, "GgufConfig", None) if "gguf_file" in options else None
+    return {} if packs is None else {"quantization_config": packs(dequantize=True)}
 
 
 def _tokenizer(source: str, name: str, options: dict[str, Any]) -> Any:

@@ -244,7 +244,7 @@ class _Run:
             gradient_accumulation_steps=accumulate,
             max_grad_norm=settings.clip_norm,
             bf16=settings.bf16,
-            use_cpu=settings.device == "cpu",
+            use_cpu=self.processes.device.type == "cpu",  # transformers refuses bfloat16 there unless it is told
             seed=settings.seed + index,
             train_sampling_strategy="sequential",
             remove_unused_columns=False,

@@ -24,7 +24,7 @@ from jrt.training.settings import Settings
 class AdaptedSettings(Settings):
     """For kinds that put a method on a base model."""
 
-    model: str = Field(default="", description="The base model: a folder or Hub id.")
+    model: str = Field(default="", description="The base model: a folder, .gguf file or Hub id.")
     method: str = Field(default="", description="The method's options: option=value,option=value.")
     learned_only: bool = Field(default=False, description="Train only what the method adds.")
     segments: int = Field(default=4, ge=1, description="The most segments of a row.")
@@ -42,7 +42,7 @@ class AdaptedSettings(Settings):
     @model_validator(mode="after")
     def _needs_model(self) -> Self:
         if not self.model:
-            raise ValueError("a base model is needed: --model FOLDER or a Hub id")
+            raise ValueError("a base model is needed: --model with a folder, a .gguf file or a Hub id")
         return self
 
 

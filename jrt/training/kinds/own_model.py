@@ -124,21 +124,25 @@ class OwnModel(Kind):
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer by folder or Hub id.
+    """A tokenizer by folder, .gguf file or Hub id.
 
     Raises:
         InvalidOptionError: it is an embedded model.
+        InputNotFoundError: the .gguf file is not there.
         TokenizerError: there is none.
     """
     from transformers import AutoTokenizer
+
+    from jrt.loading import located
 
     if name in embedded_models():
         raise InvalidOptionError(
             f"{name} is an embedded model; training begins with a plain one of transformers.",
             "Pass a folder or a Hub id such as gpt2.",
         )
+    source, options = located(name) if name.endswith(".gguf") else (name, {})
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise TokenizerError(
             f"{name} holds no tokenizer: {str(error).splitlines()[0]}", "Pass a folder or a Hub id such as gpt2."

@@ -114,14 +114,20 @@ def _classifier(name: str, classes: Sequence[str]) -> Any:
     """
     from transformers import AutoModelForSequenceClassification
 
+    from jrt.loading import located
+    from jrt.model_files import plain_weights
+
+    source, options = located(name)
     names = dict(enumerate(classes))
     model, found = AutoModelForSequenceClassification.from_pretrained(
-        name,
+        source,
         dtype="float32",
         id2label=names,
         label2id={label: number for number, label in names.items()},
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **options,
+        **plain_weights(options),
     )
     others = [(weight, saved) for weight, saved, made in found["mismatched_keys"] if made[0] != len(classes)]
     if others:
