@@ -10,6 +10,7 @@ import torch
 
 from jrt.embedded import PREFIX, embedded_folder, embedded_models
 from jrt.errors import (
+    DataFormatError,
     HubUnavailableError,
     InputNotFoundError,
     InvalidOptionError,
@@ -23,7 +24,8 @@ from jrt.pretrained import LEARNED, MANIFEST, SavedReader, from_saved, read_save
 from jrt.reader import Reader, wrap
 
 DEFAULT_MODEL = "jrt/tiny-recurrent"
-ADAPTER = "adapter_config.json"
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""One of them is in every folder of a model; the second where it is an adapter of PEFT."""
 
 
 def load(
@@ -57,7 +59,7 @@ def load(
         >>> reader = jrt.load("state-spaces/mamba-370m-hf", jrt.JRTPrompt(passes=2))
     """
     source, options = located(name_or_path, revision, gguf_file)
-    folder = _saved_reader(source, revision)
+    folder = saved_folder(source, options)
     if folder is not None:
         return _load_saved(
             folder, source, name_or_path, methods, device=device, dtype=dtype, revision=revision, chat=chat
@@ -88,24 +90,58 @@ def located(name: str, revision: str | None = None, gguf_file: str | None = None
     return source, options
 
 
-def _saved_reader(source: str, revision: str | None) -> Path | None:
-    """The folder of `jrt.json` where a name stands for a saved reader, and for no plain model."""
+def saved_folder(source: str, options: dict[str, Any]) -> Path | None:
+    """The folder of `jrt.json` where a place, as `located` gives it, is a saved reader, and no plain model or file."""
+    manifest = None if "gguf_file" in options else _file_of(source, options, MANIFEST)
+    if manifest is None:
+        return None
+    _file_of(source, options, LEARNED)
+    return manifest.parent
+
+
+def model_place(name: str, revision: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Where the model behind a name is, as `located` gives it: there, or where the saved reader there says it is.
+
+    A saved reader beside a model, which names that model or another reader, is no reason to look further.
+
+    Raises:
+        DataFormatError: saved readers name each other, and none has a model.
+        InputNotFoundError, UnknownNameError, MissingDependencyError: as `located` does.
+    """
+    passed: list[Path] = []
+    while True:
+        source, options = located(name, revision)
+        folder = saved_folder(source, options)
+        if folder is None or any(_file_of(source, options, file) for file in MODEL_FILES):
+            return source, options
+        saved = read_saved(folder)
+        if saved.model is None:
+            return source, options
+        if folder.resolve() in passed:
+            raise DataFormatError(
+                f"The saved readers in {' and '.join(str(path) for path in passed)} name each other as their model, "
+                "and none is there.",
+                "Pass the model, Reader.from_pretrained(folder, model).",
+            )
+        passed.append(folder.resolve())
+        name, revision = saved.model, saved.revision
+
+
+def _file_of(source: str, options: dict[str, Any], file: str) -> Path | None:
+    """A file of a folder or of the Hub, where there is one."""
     if Path(source).is_dir():
-        return Path(source) if (Path(source) / MANIFEST).is_file() else None
+        return Path(source) / file if (Path(source) / file).is_file() else None
     from transformers.utils import cached_file
 
-    found = [
-        cached_file(
-            source,
-            name,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-        for name in (MANIFEST, LEARNED)
-    ]
-    return Path(found[0]).parent if found[0] else None
+    found = cached_file(
+        source,
+        file,
+        revision=options.get("revision"),
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
 
 
 def _load_saved(
@@ -122,9 +158,9 @@ def _load_saved(
     """A reader that `Reader.save_pretrained` wrote: its model, then its methods and what they have learned."""
     saved = read_saved(folder)
     if saved.model is not None:
-        model, tokenizer = _named_model(saved, folder, device, dtype)
+        model, tokenizer = _named_model(saved, folder, dtype)
     else:
-        if Path(source).is_dir() and not any((folder / file).is_file() for file in ("config.json", ADAPTER)):
+        if Path(source).is_dir() and not any((folder / file).is_file() for file in MODEL_FILES):
             raise InputNotFoundError(
                 f"{name} is a saved reader that holds its model, but there is no config.json.", "Save the reader again."
             )
@@ -141,10 +177,10 @@ def _load_saved(
     return reader
 
 
-def _named_model(saved: SavedReader, folder: Path, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
+def _named_model(saved: SavedReader, folder: Path, dtype: str | torch.dtype) -> tuple[Any, Any]:
     """The model that a saved reader names, as the class that it was, and its tokenizer."""
     try:
-        return _by_name(saved, device, dtype)
+        return _by_name(saved, dtype)
     except (InputNotFoundError, HubUnavailableError, UnknownNameError) as error:
         raise type(error)(
             f"The reader in {folder} was saved without its model, and {saved.model!r} cannot be had: {error.message}",
@@ -152,13 +188,20 @@ def _named_model(saved: SavedReader, folder: Path, device: str, dtype: str | tor
         ) from error
 
 
-def _by_name(saved: SavedReader, device: str, dtype: str | torch.dtype) -> tuple[Any, Any]:
+def _by_name(saved: SavedReader, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    """Methods of a reader that stands beside that model, or holds it, are its own business."""
     assert saved.model is not None
-    source, options = located(saved.model, saved.revision)
-    if _saved_reader(source, saved.revision) is not None:
-        inner = load(saved.model, device=device, dtype=dtype, revision=saved.revision)
-        return inner.model, inner.tokenizer
-    return read_model(source, saved.model, _dtype(dtype), options, model_class=saved.model_class)
+    source, options = model_place(saved.model, saved.revision)
+    folder = saved_folder(source, options)
+    beside = None if folder is None else read_saved(folder)
+    return read_model(
+        source,
+        saved.model,
+        _dtype(dtype),
+        options,
+        model_class=saved.model_class,
+        has_tokenizer=beside is None or beside.model is not None or beside.has_tokenizer,
+    )
 
 
 def _source(name: str, gguf_file: str | None) -> tuple[str, str | None]:

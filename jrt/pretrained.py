@@ -98,7 +98,7 @@ def _save(reader: ReaderModule, folder: Path, include_model: bool) -> None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}
             write_atomic(folder / LEARNED, lambda part: save_file(tensors, part))
         saved = SavedReader(
-            methods=[method.to_dict() for method in reader.methods],
+            methods=[method.to_dict() for method in _methods(reader)],
             model=None if include_model else _lasting_name(str(reader.name)),
             revision=None if include_model else reader.revision,
             model_class=type(plain).__name__,
@@ -108,6 +108,12 @@ def _save(reader: ReaderModule, folder: Path, include_model: bool) -> None:
             jrt_version=jrt.__version__,
         )
         write_text(folder / MANIFEST, saved.model_dump_json(indent=2) + "\n")
+
+
+def _methods(reader: ReaderModule) -> tuple[Method, ...]:
+    """The reader's methods, and that of a model which was adapted before it was given."""
+    inside = (reader.model.method,) if isinstance(reader.model, AdaptedModel) else ()
+    return (*reader.methods, *(method for method in inside if method not in reader.methods))
 
 
 def _lasting_name(name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,70 @@ def test_the_base_is_found_from_another_folder(
     saved = jrt.load(classifier.name, jrt.RMT(num_memory_tokens=2, segment_length=8)).save_pretrained(tmp_path / "a")
     monkeypatch.chdir(tmp_path)
     assert type(jrt.load(str(saved)).base_model) is hf.BertForSequenceClassification
+
+
+RMT_OF_TWO = jrt.RMT(num_memory_tokens=2, segment_length=8)
+
+
+def copy_of(folder: Path, place: Path) -> Path:
+    return Path(shutil.copytree(folder, place))
+
+
+def with_memory(place: str | Path, **options: Any) -> jrt.Reader:
+    """A reader whose memory is nothing that a new one would have."""
+    reader = jrt.load(str(place), RMT_OF_TWO, device="cpu", **options)
+    with torch.no_grad():
+        for number, tensor in enumerate(reader.model.learned().values()):
+            tensor.fill_(0.5 + number)
+    return reader
+
+
+def reads_alike(one: jrt.Reader, other: jrt.Reader) -> bool:
+    ids = random_text(1, 20)
+    return bool(torch.equal(one(ids).logits, other(ids).logits))
+
+
+@pytest.mark.parametrize("named", ["the folder", "a link to it"])
+def test_a_reader_saved_beside_its_model(classifier: Path, tmp_path: Path, named: str) -> None:
+    place = copy_of(classifier, tmp_path / "m")
+    reader = with_memory(place)
+    reader.save_pretrained(place)
+    if named == "a link to it":
+        (tmp_path / "link").symlink_to(place, target_is_directory=True)
+        place = tmp_path / "link"
+    again = jrt.load(str(place), device="cpu")
+    assert again.methods == (RMT_OF_TWO,) and reads_alike(again, reader)
+    again.save_pretrained(tmp_path / "elsewhere")
+    assert reads_alike(jrt.load(str(tmp_path / "elsewhere"), device="cpu"), reader)
+
+
+def test_readers_that_name_each_other(classifier: Path, tmp_path: Path) -> None:
+    """Where one of them stands beside the model, that is the model of both."""
+    place, other = copy_of(classifier, tmp_path / "m"), tmp_path / "other"
+    reader = with_memory(place)
+    reader.save_pretrained(other)
+    jrt.load(str(other), device="cpu").save_pretrained(place)
+    assert json.loads((place / "jrt.json").read_text())["model"] == str(other)
+    assert all(reads_alike(jrt.load(str(folder), device="cpu"), reader) for folder in (place, other))
+    (place / "config.json").unlink()
+    with pytest.raises(DataFormatError, match=r"name each other.*Reader\.from_pretrained\(folder, model\)"):
+        jrt.load(str(other))
+
+
+def test_what_a_reader_on_a_saved_reader_reads_with_is_its_own(whole: Path, tmp_path: Path) -> None:
+    """Another memory, or none, than that of the saved reader whose model it has."""
+    saved = jrt.load(str(whole), device="cpu")
+    other = jrt.load(str(whole), jrt.RMT(num_memory_tokens=2, segment_length=6), device="cpu")
+    once = saved.with_methods(jrt.JRTPrompt(1))
+    for number, reader in enumerate((other, once)):
+        again = jrt.load(str(reader.save_pretrained(tmp_path / str(number))), device="cpu")
+        assert again.methods == reader.methods and reads_alike(again, reader)
+
+
+def test_a_memory_of_the_given_model_is_saved_too(whole: Path, tmp_path: Path) -> None:
+    reader = jrt.wrap(with_memory(whole).model, jrt.JRTPrompt(2))
+    again = jrt.load(str(reader.save_pretrained(tmp_path / "saved")), device="cpu")
+    assert again.methods == (jrt.JRTPrompt(2), RMT_OF_TWO) and reads_alike(again, reader)
 
 
 def test_a_base_without_a_name_can_be_given(tmp_path: Path) -> None:

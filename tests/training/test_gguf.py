@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_a_file_is_saved_as_a_folder(file: Path, tmp_path: Path) -> None:
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
     again = jrt.load(str(tmp_path / "saved"), device="cpu")
     torch.testing.assert_close(again(input_ids=ids).logits, reader(input_ids=ids).logits, rtol=0, atol=0)
+
+
+def test_a_file_beside_a_saved_reader_is_that_file(file: Path, tmp_path: Path) -> None:
+    """Whether the reader is one of that file or has a model of its own."""
+    place = Path(shutil.copy(file, tmp_path / file.name))
+    plain = jrt.load(str(place), device="cpu", dtype="float32")
+    memory = jrt.RMT(num_memory_tokens=2, segment_length=8)
+    reader = jrt.load(str(place), memory, device="cpu", dtype="float32")
+    ids = torch.arange(1, 21)[None]
+    for include_model in (False, True):
+        reader.save_pretrained(tmp_path, include_model=include_model)
+        for again in (jrt.load(str(place)), jrt.load(str(tmp_path), gguf_file=file.name)):
+            assert again.methods == () and torch.equal(again(input_ids=ids).logits, plain(input_ids=ids).logits)
+        saved = jrt.load(str(tmp_path), device="cpu", dtype="float32")
+        assert saved.methods == (memory,) and torch.equal(saved(input_ids=ids).logits, reader(input_ids=ids).logits)
 
 
 def test_a_file_is_trained_and_in_bfloat16_on_a_cpu(file: Path, tmp_path: Path) -> None:
