@@ -2,7 +2,8 @@
 
     python -m jrt.evals.memory jrt/tiny-rmt --segments 64,512,1024,4096 --limit 500 --out results/seed-0.json
 
-Reads with an encoder under `jrt.RMT` that classifies into answers, places among them, as `jrt/tiny-rmt` does. Texts are
+Reads with an encoder under `jrt.RMT` that classifies into answers, places among them, as `jrt/tiny-rmt` does, and whose
+tokens are words: lengths and places are counted in words, and a text is given as the tokens of its words. Texts are
 given in parts of some segments with the memory handed from one part to the next, so neither the length nor the number
 of texts changes what is held. Beside the score stands that of the same weights without a memory (only the last segment
 is read), which can answer only where the facts happen to stand there. Scores come by place, by tenth of the text in
@@ -73,22 +74,51 @@ def answered(reader: jrt.Reader, task: PlacesTask, *, limit: int = DEFAULT_COUNT
         task: what is asked.
         limit: how many items.
         seed: of the items.
+
+    Raises:
+        UnsupportedModelError: the model's tokens are no words; see `token_ids`.
     """
+    table = token_ids(reader, task)
     found: list[Answered] = []
     drawn: list[Passage] = []
     for number, (_, generator) in enumerate(task.sources(limit, seed), start=1):
         drawn.append(task.passage(generator))
         if len(drawn) == ROWS or number == limit:
-            found += _answer(reader, task, drawn)
+            found += _answer(reader, task, table, drawn)
             drawn = []
     return found
 
 
+def token_ids(reader: jrt.Reader, task: PlacesTask) -> NDArray[np.int64]:
+    """The token of every word and mark of a task, (V,).
+
+    With the user's own text (`task.text`), words may be unknown to the model; generated ones it has to know.
+
+    Raises:
+        UnsupportedModelError: a word is several tokens, or an unknown one, or another one at the beginning of a text.
+    """
+    tokenizer, pieces = reader.need_tokenizer(), task.passages.vocabulary
+    words = [piece.strip() for piece in pieces]
+    inside, alone = (tokenizer(parts, add_special_tokens=False)["input_ids"] for parts in (pieces, words))
+    unknown = tokenizer.unk_token_id if task.text is None else None
+    wrong = [
+        repr(word)
+        for word, ids, first in zip(words, inside, alone, strict=True)
+        if len(ids) != 1 or ids != first or ids[0] == unknown
+    ]
+    if wrong:
+        raise UnsupportedModelError(
+            f"The tokenizer of {reader.name} has no single token for {', '.join(wrong[:3])}"
+            f"{' and others' if len(wrong) > 3 else ''}; here every word is one token.",
+            "How often such an encoder is right on held-out facts stands in the training.json that jrt train wrote; "
+            "a decoder with any tokenizer is measured by jrt eval --tasks memorize,detect,reason.",
+        )
+    return np.array(inside, dtype=np.int64)[:, 0]
+
+
 @torch.inference_mode()
-def _answer(reader: jrt.Reader, task: PlacesTask, drawn: list[Passage]) -> list[Answered]:
-    tokenizer, model, width = reader.need_tokenizer(), reader.model, task.segment_length
-    words = [piece.strip() for piece in task.passages.vocabulary]
-    table = np.array(tokenizer.convert_tokens_to_ids(words), dtype=np.int64)
+def _answer(reader: jrt.Reader, task: PlacesTask, table: NDArray[np.int64], drawn: list[Passage]) -> list[Answered]:
+    model, width = reader.model, task.segment_length
     texts = np.stack([passage.pieces for passage in drawn])
     memory, step = None, SEGMENTS_AT_ONCE * width
     for begin in range(0, task.length, step):
@@ -211,9 +241,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        reader = _reader(arguments.model)
+        _write_report(arguments)
     except JRTError as error:
         parser.error(str(error))
+
+
+def _write_report(arguments: argparse.Namespace) -> None:
+    """Measures, and writes what there is so far after every task and number of segments."""
+    reader = _reader(arguments.model)
     report: dict[str, Any] = {
         "command": "python -m jrt.evals.memory " + " ".join(sys.argv[1:]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -247,7 +247,7 @@ def _check_writes(reader: Reader) -> None:
         raise UnsupportedModelError(
             error.message,
             f"python -m jrt.evals.memory {reader.name} --tasks memorize,detect,reason --segments 64 --out memory.json, "
-            "where it chooses a place under RMT; to compare methods, use a decoder.",
+            "where it chooses a place under RMT and its tokens are words; to compare methods, use a decoder.",
         ) from None
 
 
