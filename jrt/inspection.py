@@ -43,7 +43,8 @@ class SegmentMemory(BaseModel):
         change: how far each memory token moved in this segment, relative to its length before.
         drift: how far each has moved since the last marked segment (since the first one where none is marked),
             relative to its length then.
-        gates: what each memory token let in; None where the memory is replaced.
+        gates: what each memory token let in, 0 where a decoder's segment is not full and writes nothing; None where
+            the memory is replaced.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -227,7 +228,7 @@ def _segment(
         norms=after.norm(dim=-1).tolist(),
         change=((after - before).norm(dim=-1) / before.norm(dim=-1).clamp_min(1e-9)).tolist(),
         drift=((after - origin).norm(dim=-1) / origin.norm(dim=-1).clamp_min(1e-9)).tolist(),
-        gates=None if caught.gates is None else caught.gates.tolist(),
+        gates=None if caught.gates is None else (caught.gates * _writes(model, len(ids))).tolist(),
     )
 
 
@@ -236,12 +237,17 @@ def _places(model: RMTModel, count: int, width: int) -> tuple[Tensor, Tensor, Te
     size = model.method.num_memory_tokens
     if model.facts.causal:
         read = torch.arange(size)
-        written = width == count + 2 * size  # only behind a full segment
-        return read, torch.arange(width - size, width) if written else read, torch.arange(size, size + count)
+        write = torch.arange(width - size, width) if _writes(model, count) else read
+        return read, write, torch.arange(size, size + count)
     first = int(model.method.cls_token_id is not None)
     read = torch.arange(first, first + size)
     begin = first + size + (model.method.sep_token_id is not None)
     return read, read, torch.arange(begin, begin + count)
+
+
+def _writes(model: RMTModel, count: int) -> bool:
+    """Whether a segment of `count` tokens writes the memory; a decoder does so only behind a full one."""
+    return not model.facts.causal or count == model.segment_length
 
 
 def _answer(model: RMTModel, output: Any) -> str | None:

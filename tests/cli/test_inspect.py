@@ -123,6 +123,24 @@ def test_a_decoder_reads_in_front_and_writes_behind() -> None:
     assert found.segments[1].norms == pytest.approx(model(ids[None]).memory[0].norm(dim=-1).tolist(), rel=1e-4)
 
 
+@torch.no_grad()
+def test_gates_are_those_of_a_write_and_zero_where_a_decoder_writes_nothing() -> None:
+    """A full segment moves the memory by its gates; one that is not full lets nothing in."""
+    torch.manual_seed(0)
+    method = RMT(num_memory_tokens=M, segment_length=S, initial_std=0.5, update="gated")
+    model = method.adapt(build("llama"))
+    torch.nn.init.normal_(model.write_gate.weight, std=0.1)
+    ids = torch.randint(5, 40, (2 * S + 2,))
+    *full, last = inspect_memory(model, ids).segments
+    for number, segment in enumerate(full):
+        assert segment.gates is not None and min(segment.gates) > 0 and min(segment.change) > 0
+        mean_write = model(ids[None, : (number + 1) * S]).mean_write * (number + 1)
+        before = model(ids[None, : number * S]).mean_write * number if number else 0.0
+        assert sum(segment.gates) / M == pytest.approx(float(mean_write - before), rel=1e-4)
+    assert last.gates == last.change == [0.0] * M
+    assert inspect_memory(model, ids[: 2 * S]).segments == full
+
+
 def test_refusals() -> None:
     ids = random_text(1, 5)[0]
     with pytest.raises(UnsupportedModelError, match="has no memory tokens"):
