@@ -27,6 +27,7 @@ FINISHED = "finished"
 _STAGING = ".unfinished"
 _PARTS = {"ntp_loss": "labels", "mlm_loss": "mlm_labels", "mean_write": "labels"}
 """What a model may return beside the loss, and what has to be asked for it."""
+_MEASURED = (*_PARTS, "accuracy")
 
 
 class StageRows(Dataset[Row]):
@@ -147,12 +148,15 @@ class StageTrainer(transformers.Trainer):
         self._sums[key] = self._sums[key] + sum_and_count if key in self._sums else sum_and_count
 
     def _means(self, training: bool) -> dict[str, float]:
-        """The means since they were last asked for, over all processes."""
-        means = {}
-        for key in [key for key in self._sums if key[0] == training]:
-            total, count = self.accelerator.reduce(self._sums.pop(key), "sum").tolist()
-            means[key[1]] = total / count
-        return means
+        """The means since they were last asked for, of what any process has measured.
+
+        Every process asks for the same list, because what its own rows give may differ: a row that fills no segment
+        writes no memory.
+        """
+        nothing = torch.zeros(2, device=self.args.device)
+        sums = torch.stack([self._sums.pop((training, name), nothing).float() for name in _MEASURED])
+        found = zip(_MEASURED, self.accelerator.reduce(sums, "sum").tolist(), strict=True)
+        return {name: total / count for name, (total, count) in found if count}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
