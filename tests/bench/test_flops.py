@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jrt.bench import flops
+from jrt.bench import flops, flops_plot
 from jrt.bench.flop_formulas import OPT, PAPER_TOKENS, VARIANTS, forward_flops, saving, segmented_flops
+from jrt.errors import InvalidOptionError
 
 FIGURE = {
     4_096: (1.51, 1.27, 1.14, 1.08, 1.05),
@@ -86,3 +90,45 @@ def test_the_benchmark_measures_both_ways(tmp_path: Path) -> None:
     (_, cells), (columns, _) = report.tables()
     assert cells[1][1:3] == ["2048000", "295.07"] and cells[1][-1] == "29.02" and "time ratio" in columns
     assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("lengths", "measured"),
+    [
+        ("2097152", ""),  # longer than the paper's
+        ("2097152,512,2048000", ""),
+        ("512", "32"),
+        ("", "32"),
+    ],
+)
+def test_every_length_is_in_the_picture(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lengths: str, measured: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    drawn: list[Any] = []
+
+    @contextlib.contextmanager
+    def figure_of(path: Path, panels: int) -> Iterator[list[Any]]:
+        with original(path, panels) as axes:
+            yield axes
+            drawn.extend(axes)
+
+    original = flops_plot.figure_of
+    monkeypatch.setattr(flops_plot, "figure_of", figure_of)
+    picture = tmp_path / "flops.png"
+    flops.run(lengths=lengths, measured=measured, segment=32, memory=2, rounds=1, plot_to=picture)
+    assert picture.stat().st_size > 1000 and len(drawn) == bool(lengths) + 2 * bool(measured)
+    wanted = sorted(int(length) for length in lengths.split(",") if length)
+    for axes in drawn[: bool(lengths)]:
+        assert [line.get_label() for line in axes.lines] == list(OPT)
+        for line in axes.lines:
+            assert list(line.get_xdata()) == wanted
+            assert line.get_ydata()[-1] == saving(OPT[str(line.get_label())], wanted[-1])
+        told = {"2097152": "302", "2097152,512,2048000": "295"}.get(lengths)  # the paper's length where it is drawn
+        assert [text.get_text() for text in axes.texts[:1]] == ([told] if told else [])
+
+
+def test_a_picture_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="nothing to draw"):
+        flops.run(lengths="", measured=" ", plot_to=tmp_path / "flops.png")
+    assert flops.run(lengths="", measured="").rows
