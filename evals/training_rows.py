@@ -24,7 +24,7 @@ from jrt.training.rows import IGNORED, Row, Split
 from jrt.training.words import word_tokenizer, words_of
 
 _ANSWER = 3
-"""Tokens of a row that are kept free for the answer and its end."""
+"""Tokens of a row that are kept free for the answer and its end, at least."""
 _SAMPLE = 16
 """Items whose prompts are looked through for words that are no symbols."""
 
@@ -74,20 +74,13 @@ class TaskRows:
 
     def __call__(self, split: Split, index: int, length: int) -> Row:
         """Row `index`: at most `length` tokens of a task that has a length in segments, else as long as it is."""
-        item, prompt, ids = self._fitting(split, index, length)
-        text, prefix_length, labels = prompt, len(ids), [IGNORED] * len(ids)
-        more = self.task.more_questions(item) if hasattr(self.task, "more_questions") else []
-        for cue, answer in [("", item.answers[0]), *more]:
-            for piece, asked in ((cue, False), (answer, True)):
-                if piece:
-                    spaced = piece if text[-1:].isspace() else " " + piece
-                    new = encode_after(self._tokenizer, text, spaced)
-                    ids, text = ids + new, text + spaced
-                    labels += new if asked else [IGNORED] * len(new)
-        if self._tokenizer.eos_token_id is not None:
-            ids, labels = [*ids, self._tokenizer.eos_token_id], [*labels, self._tokenizer.eos_token_id]
-        arrays = (np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64))
-        return Row(index, *arrays, prefix_length, item.answers[0])
+        item, prompt, (answer, asked) = self._fitting(split, index, length)
+        labels = [token if wanted else IGNORED for token, wanted in zip(answer, asked, strict=True)]
+        arrays = (
+            np.array([*prompt, *answer], dtype=np.int64),
+            np.array([*[IGNORED] * len(prompt), *labels], dtype=np.int64),
+        )
+        return Row(index, *arrays, len(prompt), item.answers[0])
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -108,16 +101,34 @@ class TaskRows:
         item: Item = draw(random.Random(f"{self.task}/{name}"), name)
         return item
 
-    def _fitting(self, split: Split, index: int, length: int) -> tuple[Item, str, list[int]]:
-        """An item, its prompt and the prompt's tokens; a text of segments gets as many words as fit `length`."""
+    def _fitting(self, split: Split, index: int, length: int) -> tuple[Item, list[int], tuple[list[int], list[bool]]]:
+        """An item, its prompt's tokens and those behind them; a text of segments gets as many words as fit `length`."""
         pieces = length - _ANSWER if "num_segments" in type(self.task).model_fields else None
         while True:
             item = self._item(split, index, pieces)
             prompt = self._prompt(item, index)
-            ids = encode(self._tokenizer, prompt, special=True)
-            if pieces is None or len(ids) <= length - _ANSWER:
-                return item, prompt, ids
-            pieces = min(pieces - 1, pieces * (length - _ANSWER) // len(ids))
+            ids, answered = encode(self._tokenizer, prompt, special=True), self._answered(item, prompt)
+            room = length - _ANSWER
+            if len(ids) <= room:  # and only now, so that rows with short answers stay what they always were
+                room = min(room, length - len(answered[0]))
+            if pieces is None or len(ids) <= room:
+                return item, ids, answered
+            pieces = min(pieces - 1, pieces * room // len(ids))
+
+    def _answered(self, item: Item, text: str) -> tuple[list[int], list[bool]]:
+        """The tokens behind a prompt, answers and further questions, and which of them are to be foreseen."""
+        ids: list[int] = []
+        asked: list[bool] = []
+        more = self.task.more_questions(item) if hasattr(self.task, "more_questions") else []
+        for cue, answer in [("", item.answers[0]), *more]:
+            for piece, wanted in ((cue, False), (answer, True)):
+                if piece:
+                    spaced = piece if text[-1:].isspace() else " " + piece
+                    new = encode_after(self._tokenizer, text, spaced)
+                    ids, asked, text = ids + new, asked + [wanted] * len(new), text + spaced
+        if self._tokenizer.eos_token_id is not None:
+            ids, asked = [*ids, self._tokenizer.eos_token_id], [*asked, True]
+        return ids, asked
 
     def _prompt(self, item: Item, index: int) -> str:
         return str(self.task.plan(item, self.prompts[index % len(self.prompts)]).text)

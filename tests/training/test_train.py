@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import string
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,6 +117,34 @@ def test_task_rows_are_the_prompts_of_an_evaluation() -> None:
         again = rows("train", index, 0)
         assert np.array_equal(again.input_ids, row.input_ids)
         assert not np.array_equal(rows("validation", index, 0).input_ids, row.input_ids)
+
+
+def test_rows_with_answers_of_many_tokens_are_no_longer_than_asked() -> None:
+    """A tokenizer of letters: an answer such as ` bathroom` and its end are 10 tokens, and 3 are always kept free."""
+    rows, tokenizer = TaskRows("memorize", "once", 0).with_tokenizer(letters())
+    fitted = []
+    for index in range(30):
+        pieces = 257
+        while len(text := rows._prompt(rows._item("train", index, pieces), index)) > 257:  # the rule of 3
+            pieces = min(pieces - 1, pieces * 257 // len(text))
+        row = rows("train", index, 260)
+        assert len(row.input_ids) <= 260 and row.prefix_length + len(str(row.answer)) + 2 == len(row.input_ids)
+        answer = tokenizer.decode(row.labels[row.prefix_length :])
+        assert answer == f" {row.answer}<eos>" and (row.labels[: row.prefix_length] == -100).all()
+        fitted.append(len(text) + 2 + len(str(row.answer)) <= 260)
+        assert not fitted[-1] or tokenizer.decode(row.input_ids[: row.prefix_length]) == text, "it is as it was"
+    assert 0 < sum(fitted) < len(fitted)
+
+
+def letters() -> Any:
+    """A tokenizer of letters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<eos>": 0} | {letter: number for number, letter in enumerate(string.printable, 1)}
+    made = Tokenizer(models.WordLevel(vocabulary, "<eos>"))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>")
 
 
 def test_tasks_that_cannot_be_trained_on() -> None:
