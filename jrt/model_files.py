@@ -35,11 +35,11 @@ def read_model(
 
     Raises:
         InputNotFoundError: a file is missing.
-        DataFormatError: a file is broken, or the weights have not the shapes that config.json says.
+        DataFormatError: a file is broken, or weights are missing or have not the shapes that config.json says.
         HubUnavailableError: the Hub does not have it or cannot be reached.
         UnsupportedModelError: transformers has no class for it, or its files hold no weights for what that class says.
     """
-    settings = _settings(source, options)
+    settings = config_of(source, options)
     if settings.get("model_type") == "gpt2" and "alt_mixer" in settings:
         return _released(source, dtype, options, has_tokenizer)
     try:
@@ -75,7 +75,7 @@ def read_model(
         raise DataFormatError(
             f"The weights of {name} have not the shapes that its config.json says.", "Download or save it again."
         ) from error
-    _refuse_random_head(name, settings, model, found["missing_keys"])
+    _refuse_random(name, settings, model, found["missing_keys"])
     return model, tokenizer
 
 
@@ -125,11 +125,16 @@ def _class_in(settings: dict[str, Any]) -> str:
     return named if hasattr(found, "can_generate") and not found.can_generate() else AUTO
 
 
-def _refuse_random_head(name: str, settings: dict[str, Any], model: Any, missing: set[str]) -> None:
-    """Says that the files hold another head, or none, than the language model that was made of them.
+def _refuse_random(name: str, settings: dict[str, Any], model: Any, missing: set[str]) -> None:
+    """Says that the files hold another head, or none, than the model that was made of them, or not all of it.
+
+    Args:
+        missing: weights that the files do not hold. Tied ones, and those that transformers does without, are not among
+            them (`_keys_to_ignore_on_load_missing`).
 
     Raises:
-        UnsupportedModelError: they do, and what is missing would be random numbers.
+        UnsupportedModelError: they hold another model, and what is missing would be random numbers.
+        DataFormatError: they hold this model without some of its weights, which would be random numbers.
     """
     named = (settings.get("architectures") or [None])[0]
     if missing and named not in (None, type(model).__name__):
@@ -138,9 +143,24 @@ def _refuse_random_head(name: str, settings: dict[str, Any], model: Any, missing
             "random numbers.",
             f"Load it yourself and wrap it: jrt.wrap({named}.from_pretrained(...), ...).",
         )
+    refuse_missing(name, model, missing)
 
 
-def _settings(source: str, options: dict[str, Any]) -> dict[str, Any]:
+def refuse_missing(name: str, model: Any, missing: set[str]) -> None:
+    """Says which weights are not in the files of a model.
+
+    Raises:
+        DataFormatError: there are such.
+    """
+    if missing:
+        raise DataFormatError(
+            f"{name} has no weights for {len(missing)} of the {len(model.state_dict())} parts of a "
+            f"{type(model).__name__}, which would be random numbers: {min(missing)}{', ...' * (len(missing) > 1)}.",
+            "Check that the download is whole, or save it again.",
+        )
+
+
+def config_of(source: str, options: dict[str, Any]) -> dict[str, Any]:
     """What config.json says; nothing where it cannot be had, which the loading itself then explains."""
     from transformers import PreTrainedConfig
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from encoders import build_encoder, random_text
+from safetensors.torch import load_file, save_file
 from text import DOCUMENT, word_tokenizer
 from zoo import build
 
@@ -271,6 +272,24 @@ def test_broken_files(whole: Path, file: str, content: Any, error: type[Exceptio
         path.write_text(content)
     with pytest.raises(error, match=message):
         jrt.load(str(whole))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_weights_that_are_not_there(tmp_path: Path, named: bool) -> None:
+    """A second layer that is missing would be random, whether config.json says of which class the model is or not."""
+    hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=64, n_embd=16, n_head=2, n_layer=2)).save_pretrained(tmp_path)
+    word_tokenizer(size=64).save_pretrained(tmp_path)
+    if not named:
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": None}))
+    assert jrt.load(str(tmp_path), device="cpu").base_model.config.n_layer == 2
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "lm_head.weight" not in tensors, "the weights of the embeddings"
+    kept = {name: tensor for name, tensor in tensors.items() if ".h.1." not in name}
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    message = rf"no weights for {len(tensors) - len(kept)} of the 29 parts of a GPT2LMHeadModel.*transformer\.h\.1\."
+    with pytest.raises(DataFormatError, match=message):
+        jrt.load(str(tmp_path), device="cpu")
 
 
 def test_a_place_that_cannot_be_written(classifier: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import jrt
-from jrt.errors import InputNotFoundError, UnsupportedModelError
+from jrt.errors import DataFormatError, InputNotFoundError, UnsupportedModelError
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds.own_model import load_tokenizer
 from jrt.training.kinds.rmt import RMT, RMTSettings
@@ -41,10 +41,8 @@ def weights() -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     """A Llama with matrices of eight bits and a tokenizer of single letters."""
-    path = tmp_path_factory.mktemp("gguf") / "small.Q8_0.gguf"
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(LAYERS)
     writer.add_context_length(512)
@@ -62,7 +60,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for token in ("bos", "eos", "unk", "pad"):
         getattr(writer, f"add_{token}_token_id")(0)
     packed = gguf.GGMLQuantizationType.Q8_0
-    for name, tensor in weights().items():
+    for name, tensor in tensors.items():
         if tensor.ndim == 1 or name.startswith("token_embd"):
             writer.add_tensor(name, tensor)
         else:
@@ -74,6 +72,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("gguf") / "small.Q8_0.gguf", weights())
+
+
 def test_what_is_in_the_file_is_what_is_read(file: Path) -> None:
     reader = jrt.load(str(file), device="cpu", dtype="float32")
     packed = gguf.GGMLQuantizationType.Q8_0
@@ -82,6 +85,12 @@ def test_what_is_in_the_file_is_what_is_read(file: Path) -> None:
     model: Any = reader.base_model
     np.testing.assert_array_equal(model.model.layers[1].mlp.down_proj.weight.detach().numpy(), wanted)
     assert reader.tokenizer is not None and reader.tokenizer.decode(reader.tokenizer("Mary.").input_ids) == "Mary."
+
+
+def test_weights_that_are_not_in_the_file(tmp_path: Path) -> None:
+    kept = {name: tensor for name, tensor in weights().items() if not name.startswith("blk.1.ffn")}
+    with pytest.raises(DataFormatError, match=r"no weights for 4 of .* LlamaForCausalLM.*model\.layers\.1\.mlp"):
+        jrt.load(str(written(tmp_path / "short.gguf", kept)), device="cpu")
 
 
 def test_a_file_is_saved_as_a_folder(file: Path, tmp_path: Path) -> None:

@@ -107,18 +107,19 @@ class RMT(AdaptedKind):
 
 
 def _classifier(name: str, classes: Sequence[str]) -> Any:
-    """A model with a head for `classes`; a head of its own for another number of them gives way to a new one.
+    """A model with a head for `classes`: its own where it has those labels, and a new one otherwise.
 
     Raises:
-        UnsupportedModelError: its other weights do not fit either.
+        UnsupportedModelError: its other weights have other shapes than its config.json says.
+        DataFormatError: some of its other weights are missing.
     """
     from transformers import AutoModelForSequenceClassification
 
     from jrt.loading import located
-    from jrt.model_files import plain_weights
+    from jrt.model_files import config_of, plain_weights, refuse_missing
 
     source, options = located(name)
-    names = dict(enumerate(classes))
+    settings, names = config_of(source, options), dict(enumerate(classes))
     model, found = AutoModelForSequenceClassification.from_pretrained(
         source,
         dtype="float32",
@@ -129,10 +130,26 @@ def _classifier(name: str, classes: Sequence[str]) -> Any:
         **options,
         **plain_weights(options),
     )
-    others = [(weight, saved) for weight, saved, made in found["mismatched_keys"] if made[0] != len(classes)]
+    labels = {int(number): label for number, label in (settings.get("id2label") or {}).items()}
+    has_head = settings.get("architectures") == [type(model).__name__] and labels == names
+    others = [key for key in found["mismatched_keys"] if has_head or key[2][0] != len(classes)]
     if others:
         raise UnsupportedModelError(
             f"The weights of {name} do not fit its config.json: {others[0][0]} is {tuple(others[0][1])}.",
             "Pass a folder that save_pretrained wrote.",
         )
-    return model
+    refuse_missing(name, model, {key for key in found["missing_keys"] if has_head or not _of_head(key, model)})
+    return model if has_head else _with_new_head(model)
+
+
+def _of_head(weight: str, model: Any) -> bool:
+    """Whether a weight is the head's, or of the pooler that it reads from, which language models lack."""
+    body = f"{model.base_model_prefix}."
+    return not weight.startswith(body) or weight.startswith(f"{body}pooler.")
+
+
+def _with_new_head(model: Any) -> Any:
+    """The model with a head that has learned nothing, not that for other labels."""
+    fresh = type(model)(model.config)
+    fresh.base_model.load_state_dict(model.base_model.state_dict())
+    return fresh.eval()
