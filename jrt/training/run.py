@@ -243,8 +243,7 @@ class _Run:
             per_device_eval_batch_size=micro,
             gradient_accumulation_steps=accumulate,
             max_grad_norm=settings.clip_norm,
-            bf16=settings.bf16,
-            use_cpu=self.processes.device.type == "cpu",  # transformers refuses bfloat16 there unless it is told
+            use_cpu=self.processes.device.type == "cpu",
             seed=settings.seed + index,
             train_sampling_strategy="sequential",
             remove_unused_columns=False,

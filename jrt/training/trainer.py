@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ class StageTrainer(transformers.Trainer):
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+        """Bfloat16, where it is asked for, around the call of the model and not by accelerate inside of it, which makes
+        every output anew in float32: without what is no entry of it, as `mean_write` is in an evaluation."""
+        if not self.kind.settings.bf16:
+            return nullcontext()
+        return torch.autocast(self.args.device.type, torch.bfloat16, cache_enabled=cache_enabled)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -225,6 +225,19 @@ def test_text_for_decoders(options: dict[str, Any], adapted: dict[str, Any], tmp
         assert jrt.load(str(trained.folder), device="cpu").methods[0].kind == kind
 
 
+def test_what_is_written_is_measured_in_bfloat16_as_in_float32(adapted: dict[str, Any], tmp_path: Path) -> None:
+    """In the first stage no row fills its segment: nothing is written, so nothing is measured."""
+    method = "num_memory_tokens=2,segment_length=24,update=gated"
+    options = adapted["infini"] | {"method": method, "lengths": "fixed", "steps": 3}
+    logs = [run("rmt", options | {"bf16": bf16}, tmp_path / str(bf16)).log for bf16 in (False, True)]
+    for name, count in (("mean_write", 3), ("eval_mean_write", 1), ("eval_accuracy", 1)):
+        wide, narrow = ([entry[name] for entry in log["2-segments"] if name in entry] for log in logs)
+        assert len(wide) == count and narrow == pytest.approx(wide, abs=0.02), name
+        assert name == "eval_accuracy" or not any(name in entry for log in logs for entry in log["1-segments"])
+    wide, narrow = ([entry["loss"] for entry in log["1-segments"] if "loss" in entry] for log in logs)
+    assert wide != narrow and narrow == pytest.approx(wide, rel=0.02), "it does compute in bfloat16"
+
+
 def test_an_encoder_does_not_foresee_what_it_sees(
     options: dict[str, Any], adapted: dict[str, Any], tmp_path: Path
 ) -> None:
