@@ -10,14 +10,13 @@ memory two million times in a row, every token a segment of its own, in bfloat16
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
+from jrt.bench.apart import measured_apart
 from jrt.bench.report import Report
 
 TARGET = (
@@ -88,11 +87,7 @@ def run(
 
 def _measured(case: dict[str, Any]) -> dict[str, Any]:
     """One case in a process of its own."""
-    command = [sys.executable, "-m", "jrt.bench.infini", json.dumps(case)]
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return measured_apart("jrt.bench.infini", case, {"MALLOC_MMAP_THRESHOLD_": "131072"})
 
 
 def read(case: dict[str, Any]) -> dict[str, Any]:

@@ -8,15 +8,17 @@ counts: it holds everything, the ids too, and also what torch does not count.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
+from jrt.bench.apart import measured_apart
 from jrt.bench.report import Report
+from jrt.errors import InvalidOptionError
 
+HEADS = 12
 TARGET = "4096 segments of 499 tokens: peak memory within 2 % of 16 segments, time a token within 10 %"
 
 
@@ -26,12 +28,16 @@ def run(
     segment_length: Annotated[int, typer.Option(min=1, help="Text tokens of a segment.")] = 499,
     num_memory_tokens: Annotated[int, typer.Option(min=0, help="Memory tokens.")] = 10,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the encoder.")] = 6,
-    width: Annotated[int, typer.Option(min=12, help="Its width, a multiple of 12.")] = 384,
+    width: Annotated[int, typer.Option(min=HEADS, help=f"Its width, a multiple of {HEADS}.")] = 384,
     rounds: Annotated[int, typer.Option(min=2, help="Short inputs, half of them before the long ones.")] = 6,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> Report:
     """4096 segments against 16: the size of the process, and the time of a token."""
+    if width % HEADS:
+        raise InvalidOptionError(
+            f"--width {width} is no multiple of {HEADS}, the number of heads.", f"--width {-(-width // HEADS) * HEADS}"
+        )
     settings = {
         "segments": segments,
         "against": against,
@@ -79,9 +85,7 @@ def _mean(rows: list[dict[str, float]], name: str) -> float:
 
 def _measured(case: dict[str, Any]) -> dict[str, float]:
     """One input in a process of its own."""
-    command = [sys.executable, "-m", "jrt.bench.rmt", json.dumps(case)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found
+    return measured_apart("jrt.bench.rmt", case)
 
 
 def read(case: dict[str, Any]) -> dict[str, float]:
@@ -115,7 +119,7 @@ def _encoder(case: dict[str, Any]) -> Any:
     config = BertConfig(
         hidden_size=case["width"],
         num_hidden_layers=case["layers"],
-        num_attention_heads=12,
+        num_attention_heads=HEADS,
         intermediate_size=4 * case["width"],
         max_position_embeddings=max(512, case["segment_length"] + case["num_memory_tokens"] + 3),
     )

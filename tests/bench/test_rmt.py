@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from jrt.bench import rmt
+from jrt.errors import InvalidOptionError
 
 
 def test_ratios_are_against_the_short_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,3 +35,10 @@ def test_what_is_read_is_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(rmt, "_encoder", lambda case: Recorder())
     rmt.read(dict(threads=1, device="cpu", segment_length=20, read=40))
     assert lengths[-1] == 800
+
+
+def test_a_width_that_no_heads_divide_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rmt, "_measured", lambda case: pytest.fail("something was measured"))
+    with pytest.raises(InvalidOptionError, match="--width 13 is no multiple of 12") as caught:
+        rmt.run(width=13)
+    assert caught.value.hint == "--width 24"
