@@ -34,9 +34,7 @@ from torch import Tensor
 import jrt
 from jrt.errors import (
     ContextTooLongError,
-    DataFormatError,
     EmptyInputError,
-    InputNotFoundError,
     InvalidOptionError,
     UnsupportedModelError,
 )
@@ -46,6 +44,7 @@ from jrt.methods import parse_method, split_methods
 from jrt.prompts import JRTPrompt
 from jrt.state.running import evaluating
 from jrt.state.state import forward_parameters, longest_prefix
+from jrt.text_files import read_text
 from jrt.tokens import encode
 from jrt.versions import versions
 
@@ -205,21 +204,6 @@ def _buckets(length: int) -> list[tuple[int, int]]:
         edges.append((last, 2 * last))
         last *= 2
     return edges
-
-
-def read_text(path: Path) -> str:
-    """A text file.
-
-    Raises:
-        InputNotFoundError: there is none.
-        DataFormatError: it is not UTF-8.
-    """
-    if not path.is_file():
-        raise InputNotFoundError(f"There is no text file {path}.", "Check the path.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataFormatError(f"{path} is not UTF-8 ({error.reason}).", "Save it as UTF-8.") from None
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,7 +23,8 @@ from jrt.evals.items import Item, Row, check_limit, plain_item, read_rows, sampl
 from jrt.evals.tasks.babilong_scores import LABELS, by_words, official
 from jrt.evals.tasks.base import Kind, Task
 from jrt.prompts import JRTPrompt, Plan, Query
-from jrt.training.distractors import Distractors, pieces
+from jrt.text_files import read_text
+from jrt.training.distractors import distractors_of, pieces
 
 SHORTEST = 10
 """Sentences of a text with fewer words and marks are left out, as in the published sets."""
@@ -99,6 +100,7 @@ class BABILong(Task):
         }
 
     def _stories(self, path: Path) -> Iterator[Item]:
+        distractors_of(self.text, SHORTEST)  # what is wrong with it is not an error of a line of stories
         rows = babi_rows(path, self.task) if path.suffix == ".txt" else read_rows(path)
         for number, row in rows:
             if row.get("task", self.task) != self.task:
@@ -114,7 +116,7 @@ class BABILong(Task):
         """The text and the word or mark at which each fact begins; facts alone where they do not fit."""
         split = [pieces(" " + fact) for fact in facts]
         room = max(0, self.length - sum(map(len, split)))
-        hidden = _distractors(self.text)
+        hidden = distractors_of(self.text, SHORTEST)
         drawn, starts = hidden.draw(np.random.default_rng(source.getrandbits(128)), room + 1)
         words = [hidden.vocabulary[piece] for piece in drawn[:room]]
         places = sorted(source.choices([*starts.tolist()], k=len(facts)))
@@ -136,27 +138,26 @@ def babi_rows(path: Path, task: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises:
         InputNotFoundError: there is no such file.
-        DataFormatError: a line is neither; the message names it.
+        DataFormatError: a line is neither, or no UTF-8; the message names it.
     """
     if not path.is_file():
         raise InputNotFoundError(f"There is no data file {path}.", "Check the path.")
     facts: list[str] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            index, _, rest = line.strip().partition(" ")
-            if not index.isdecimal() or not rest:
-                raise DataFormatError(
-                    f"{path}, line {number}: this is no line of bAbI.", "A line is a number and a sentence."
-                )
-            if index == "1":
-                facts = []
-            sentence, *answer = rest.split("\t")
-            if not answer:
-                facts.append(sentence.strip())
-                continue
-            answers = answer[0].split(",") if task == "qa8" else [answer[0]]
-            context, name = "\n".join(facts), f"{task}-{number}"
-            yield number, {"id": name, "context": context, "question": sentence.strip(), "answers": answers}
+    for number, line in enumerate(StringIO(read_text(path)), start=1):
+        index, _, rest = line.strip().partition(" ")
+        if not index.isdecimal() or not rest:
+            raise DataFormatError(
+                f"{path}, line {number}: this is no line of bAbI.", "A line is a number and a sentence."
+            )
+        if index == "1":
+            facts = []
+        sentence, *answer = rest.split("\t")
+        if not answer:
+            facts.append(sentence.strip())
+            continue
+        answers = answer[0].split(",") if task == "qa8" else [answer[0]]
+        context, name = "\n".join(facts), f"{task}-{number}"
+        yield number, {"id": name, "context": context, "question": sentence.strip(), "answers": answers}
 
 
 def _form(task: str) -> str:
@@ -166,13 +167,3 @@ def _form(task: str) -> str:
         return "the two directions with a comma between them, as in n,w"
     several = ", or several of them with commas between them" if task == "qa8" else " and nothing else"
     return f"one of {', '.join(labels)}{several}"
-
-
-@cache
-def _distractors(text: str | None) -> Distractors:
-    if text is None:
-        return Distractors()
-    path = Path(text)
-    if not path.is_file():
-        raise InputNotFoundError(f"There is no text file {path}.", "Give text=FILE, a plain text in UTF-8.")
-    return Distractors(path.read_text(encoding="utf-8"), shortest=SHORTEST)

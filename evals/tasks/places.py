@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import random
 from functools import cache
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from jrt.errors import InputNotFoundError
 from jrt.evals.items import Item
 from jrt.evals.tasks.base import GeneratedTask
-from jrt.training.distractors import Distractors
+from jrt.training.distractors import distractors_of
 from jrt.training.passages import Passage, Passages
 from jrt.training.places import PLACES, Kind, Split
 
@@ -75,14 +73,4 @@ class PlacesTask(GeneratedTask):
 
 @cache
 def _passages(kind: Kind, split: Split, text: str | None) -> Passages:
-    return Passages(kind, split, _distractors(text))
-
-
-@cache
-def _distractors(text: str | None) -> Distractors:
-    if text is None:
-        return Distractors()
-    path = Path(text)
-    if not path.is_file():
-        raise InputNotFoundError(f"There is no text file {path}.", "Give text=FILE, a plain text in UTF-8.")
-    return Distractors(path.read_text(encoding="utf-8"))
+    return Passages(kind, split, distractors_of(text))

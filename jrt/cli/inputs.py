@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from jrt.cli.output import note
-from jrt.errors import DataFormatError, EmptyInputError, InputNotFoundError, InvalidOptionError
+from jrt.errors import EmptyInputError, InputNotFoundError, InvalidOptionError
+from jrt.text_files import decode_text
 
 
 def read_text(name: str) -> str:
@@ -20,7 +21,7 @@ def read_text(name: str) -> str:
         EmptyInputError: it holds nothing but white space.
     """
     label = "stdin" if name == "-" else name
-    text = _decode(_bytes(name), label)
+    text = decode_text(_bytes(name), label)
     if not text.strip():
         raise EmptyInputError(f"{label} is empty.", "Pass the document that holds the answer.")
     return text
@@ -40,23 +41,6 @@ def _bytes(name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidOptionError(f"{name} cannot be read: {error.strerror}.", "Check its permissions.") from error
-
-
-def _decode(data: bytes, label: str) -> str:
-    """UTF-8 text, with or without a byte order mark, its line ends as newlines."""
-    if data.startswith(b"%PDF"):
-        raise DataFormatError(f"{label} is a PDF, and plain text is needed.", "pdftotext FILE.pdf FILE.txt")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataFormatError(
-            f"{label} is no UTF-8 text: byte 0x{data[error.start]:02x} in line {line}.",
-            "Convert it first, such as iconv -f LATIN1 -t UTF-8 FILE > FILE.txt",
-        ) from None
-    if "\0" in text:
-        raise DataFormatError(f"{label} is no text: it holds NUL bytes.", "Pass a plain text file.")
-    return text.replace("\r\n", "\n")
 
 
 def check_out(folder: Path) -> None:

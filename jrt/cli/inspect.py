@@ -10,7 +10,8 @@ import typer
 from jrt.cli import options
 from jrt.cli.output import print_json, print_table, stderr
 from jrt.cli.readers import open_reader
-from jrt.errors import EmptyInputError, InputNotFoundError, InvalidOptionError
+from jrt.errors import EmptyInputError, InvalidOptionError
+from jrt.text_files import read_text
 
 if TYPE_CHECKING:
     from jrt.inspection import MemoryInspection
@@ -62,16 +63,13 @@ def memory(
     debug: options.Debug = False,
 ) -> None:
     """Show attention from and to memory tokens, and how the memory moves, segment by segment."""
-    if text is not None and not text.is_file():
-        raise InputNotFoundError(f"There is no file {text}.", "Check the path of --text.")
     if mark is not None and text is None:
         raise InvalidOptionError("--mark needs --text; the facts of a task are marked already.", "Leave --mark out.")
     if task is not None and text is not None:
         raise InvalidOptionError("--text and --task are two things to read.", "Leave one of them out.")
+    words, marks = "" if text is None else read_text(text), [] if mark is None else [mark]
     reader = open_reader(model)
-    if text is not None:
-        words, marks = text.read_text(encoding="utf-8"), [mark] if mark is not None else []
-    else:
+    if text is None:
         words, marks = _item(reader, task or "detect", segments, seed)
     from jrt.inspection import inspect_memory
 

@@ -8,13 +8,16 @@ is its length.
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import product
+from pathlib import Path
 from string import Formatter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jrt.errors import InvalidOptionError
+from jrt.text_files import read_text
 from jrt.training.places import ACTIONS, NAMES, PLACES, REVERSE, TOWNS
 
 SLOTS: dict[str, tuple[str, ...]] = {
@@ -105,6 +108,22 @@ class Distractors:
         starts = ends[:used] - lengths[:used]
         index = np.repeat(self._begins[chosen[:used]] - starts, lengths[:used]) + np.arange(ends[used - 1])
         return self._pieces[index[:length]], starts
+
+
+@cache
+def distractors_of(text: str | None, shortest: int = 1) -> Distractors:
+    """The sentences of a text file, which is read once; generated ones, of any length, where there is none.
+
+    Args:
+        text: the file.
+        shortest: sentences of it with fewer words and marks are left out.
+
+    Raises:
+        InputNotFoundError: there is no such file.
+        DataFormatError: it is no UTF-8 text.
+        InvalidOptionError: no sentence is left.
+    """
+    return Distractors() if text is None else Distractors(read_text(Path(text)), shortest)
 
 
 def _generated() -> list[str]:

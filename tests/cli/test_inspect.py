@@ -188,6 +188,9 @@ def test_the_command_reads_a_text_and_follows_a_part_of_it(
     assert "does not hold 'Mary left'" in jrt("inspect", "memory", folder, "--text", text, "--mark", "Mary left").error
     assert "--mark needs --text" in jrt("inspect", "memory", folder, "--mark", "Mary").error
     assert "--text and --task" in jrt("inspect", "memory", folder, "--text", text, "--task", "reason").error
+    text.write_bytes("Mary went to the caf\xe9.".encode("latin-1"))
+    assert "text.txt is no UTF-8 text: byte 0xe9 in line 1" in jrt("inspect", "memory", folder, "--text", text).error
+    assert "There is no text file" in jrt("inspect", "memory", folder, "--text", tmp_path / "none.txt").error
     assert "no memory task" in jrt("inspect", "memory", folder, "--task", "mqar").error
 
 

@@ -17,7 +17,7 @@ from jrt.evals.tasks.babilong import BABILong
 from jrt.evals.tasks.babilong_scores import LABELS, by_words, official
 from jrt.evals.tasks.registry import parse_task
 from jrt.methods import parse_method
-from jrt.training.distractors import Distractors, pieces
+from jrt.training.distractors import Distractors, distractors_of, pieces
 from jrt.training.passages import Passages
 from jrt.training.places import ACTIONS, KINDS, NAMES, PLACES, Kind, moves, related, relations
 
@@ -117,6 +117,35 @@ def test_a_text_gives_its_sentences_in_their_order(tmp_path: Path) -> None:
         parse_task("detect:text=nowhere.txt").items(limit=1)
     with pytest.raises(InvalidOptionError, match="no sentence of 1 or more"):
         Distractors(" \n ")
+
+
+LATIN = "It rained.\nThe caf\xe9 was closed on that day and the whole week.".encode("latin-1")
+
+
+def test_a_text_that_is_not_utf_8_is_named_as_what_is_wrong(tmp_path: Path) -> None:
+    """Not the file of stories, which is read at the same time."""
+    book = tmp_path / "book.txt"
+    book.write_bytes(LATIN)
+    said = f"^{re.escape(str(book))} is no UTF-8 text: byte 0xe9 in line 2"
+    with pytest.raises(DataFormatError, match=said) as caught:
+        parse_task(f"detect:text={book}").items(limit=1)
+    assert "UTF-8" in caught.value.hint
+    with pytest.raises(DataFormatError, match=said):
+        parse_task(f"babilong:text={book}").items(path=babi_file(tmp_path))
+    with pytest.raises(InputNotFoundError, match="no text file"):
+        parse_task("babilong:text=nowhere.txt").items(path=babi_file(tmp_path))
+    stories = tmp_path / "qa1_test.txt"
+    stories.write_bytes("1 Zo\xeb left.\n".encode("latin-1"))
+    with pytest.raises(DataFormatError, match=f"^{re.escape(str(stories))} is no UTF-8 text: byte 0xeb in line 1"):
+        parse_task("babilong").items(path=stories)
+
+
+def test_a_text_is_read_once_for_each_least_length(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("Short one. This one is longer.", encoding="utf-8")
+    book = str(tmp_path / "book.txt")
+    assert distractors_of(book) is distractors_of(book) and distractors_of(None) is distractors_of(None)
+    assert "".join(distractors_of(book).vocabulary).startswith(" Short one.")
+    assert "".join(distractors_of(book, shortest=4).vocabulary) == " This one is longer."
 
 
 def test_options_and_what_is_kept_of_an_item() -> None:
