@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jrt.errors import DataFormatError
+import jrt
+from jrt.errors import DataFormatError, InvalidOptionError
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.base import Kind
@@ -66,3 +67,82 @@ def test_a_head_goes_on_where_its_labels_are_the_tasks(adapted: dict[str, Any], 
     kept = {name for name, tensor in saved.items() if torch.equal(model.base.state_dict()[name], tensor)}
     assert saved.keys() - kept == {"classifier.weight"}, "biases are zero at the start"
     assert list(model.base.config.id2label.values()) == list(config["id2label"].values())
+
+
+def trained(kind: str, adapted: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """What a run would leave in `folder`: a reader with its model, and no weight that a new one would have."""
+    made, model = built(kind, adapted[kind])
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    made.save(model, folder)
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["rmt", "infini"])
+@pytest.mark.parametrize("options", ["none", "some", "the same"])
+def test_what_was_learned_goes_on(kind: str, options: str, adapted: dict[str, Any], tmp_path: Path) -> None:
+    saved = trained(kind, adapted, tmp_path / "model")
+    method = {"none": "", "some": "segment_length=24", "the same": adapted[kind]["method"]}[options]
+    made, model = built(kind, adapted[kind] | {"model": str(tmp_path / "model"), "method": method})
+    assert model.state_dict().keys() == saved.keys() and model.learned().keys() <= saved.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+    made.save(model, tmp_path / "again")
+    first, again = (jrt.load(str(tmp_path / name), device="cpu") for name in ("model", "again"))
+    assert again.methods == first.methods and again.model.state_dict().keys() == first.model.state_dict().keys()
+
+
+def test_a_memory_beside_a_named_model_goes_on(adapted: dict[str, Any], bases: dict[str, Path], tmp_path: Path) -> None:
+    """Its weights and its tokenizer are those of the model that it names."""
+    reader = jrt.load(str(bases["decoder"]), jrt.InfiniAttention(segment_length=24), device="cpu")
+    with torch.no_grad():
+        reader.model.gates["1"].fill_(0.25)
+    reader.save_pretrained(tmp_path / "saved")
+    made, model = built("infini", adapted["infini"] | {"model": str(tmp_path / "saved"), "method": ""})
+    assert made.tokenizer.get_vocab() == reader.tokenizer.get_vocab()
+    assert all(torch.equal(tensor, reader.model.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_memory_goes_on_under_a_head_for_other_labels(adapted: dict[str, Any], tmp_path: Path) -> None:
+    saved = trained("rmt", adapted, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    labels = {number: f"place {number}" for number in config["id2label"]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+    _, model = built("rmt", adapted["rmt"] | {"model": str(tmp_path / "model")})
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, saved[name])}
+    assert changed == {"base.classifier.weight", "base.classifier.bias"}
+
+
+def test_gates_go_on_at_the_rate_that_is_asked_for(adapted: dict[str, Any], tmp_path: Path) -> None:
+    trained("infini", {"infini": adapted["infini"] | {"gate_learning_rate": 0.5}}, tmp_path / "model")
+    for told, rate in (({}, 0.5), ({"gate_learning_rate": 0.25}, 0.25)):
+        made, model = built("infini", adapted["infini"] | {"model": str(tmp_path / "model"), **told})
+        assert made.parameter_groups(model)[-1]["lr"] == rate
+
+
+@pytest.mark.parametrize(
+    ("methods", "method", "message"),
+    [
+        ([jrt.InfiniAttention(segment_length=16)], "segment_length=24", "with infini:segment_length=16.*--method"),
+        ([jrt.InfiniAttention(segment_length=16)], "rule=delta", "says otherwise.*Leave --method out.*--model BASE"),
+        ([jrt.RMT(num_memory_tokens=2, segment_length=24)], "", "with rmt:num_memory.* one infini.*--model BASE"),
+        (
+            [jrt.JRTPrompt(2), jrt.InfiniAttention(24)],
+            "",
+            "with jrt_prompt and infini.* one infini.*--model BASE",
+        ),
+    ],
+)
+def test_another_memory_is_neither_lost_nor_taken(
+    methods: list[Any], method: str, message: str, adapted: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
+    jrt.load(str(bases["decoder"]), *methods, device="cpu").save_pretrained(tmp_path / "saved")
+    with pytest.raises(InvalidOptionError, match=message.replace("BASE", str(bases["decoder"]))):
+        built("infini", adapted["infini"] | {"model": str(tmp_path / "saved"), "method": method})
+
+
+def test_a_saved_reader_without_methods_is_a_plain_model(adapted: dict[str, Any], tmp_path: Path) -> None:
+    jrt.load(adapted["infini"]["model"], device="cpu").save_pretrained(tmp_path / "saved", include_model=True)
+    _, model = built("infini", adapted["infini"] | {"model": str(tmp_path / "saved")})
+    assert model.method.segment_length == 24

@@ -2,15 +2,16 @@
 
 Stage n reads rows of at most n segments, and each step draws how many, so that one segment is never forgotten. A stage
 ends early when its evaluation, at n segments, reaches a target. What is saved is a Reader: methods, learned weights
-and the base model as it was trained.
+and the base model as it was trained; a run that is given such a reader goes on with what it has learned.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,11 +21,14 @@ from jrt.training.kinds.own_model import load_tokenizer, padded
 from jrt.training.rows import Row, Stage
 from jrt.training.settings import Settings
 
+if TYPE_CHECKING:
+    from jrt.pretrained import SavedReader
+
 
 class AdaptedSettings(Settings):
     """For kinds that put a method on a base model."""
 
-    model: str = Field(default="", description="The base model: a folder, .gguf file or Hub id.")
+    model: str = Field(default="", description="The base model: a folder, .gguf file or Hub id; a trained one goes on.")
     method: str = Field(default="", description="The method's options: option=value,option=value.")
     learned_only: bool = Field(default=False, description="Train only what the method adds.")
     segments: int = Field(default=4, ge=1, description="The most segments of a row.")
@@ -55,12 +59,44 @@ class AdaptedKind(Kind):
     def find_tokenizer(self) -> Any:
         return load_tokenizer(self.settings.tokenizer or self.settings.model)
 
+    @cached_property
+    def saved(self) -> tuple[Path, SavedReader] | None:
+        """The saved reader that `model` names, whose memory goes on; None where it is a plain model."""
+        from jrt.loading import located, saved_folder
+        from jrt.pretrained import read_saved
+
+        folder = saved_folder(*located(self.settings.model))
+        saved = None if folder is None else read_saved(folder)
+        return None if folder is None or saved is None or not saved.methods else (folder, saved)
+
     def method(self) -> Any:
-        """The method that the settings describe."""
-        from jrt.methods import parse_method
+        """The method that the settings describe; that of a saved reader, of which they may name any options.
+
+        Raises:
+            InvalidOptionError: the saved reader has other methods or options, so its memory cannot go on.
+        """
+        from jrt.methods import Method, parse_method
 
         options = self.settings.method
-        return parse_method(f"{self.name}:{options}" if options else self.name)
+        if self.saved is None:
+            return parse_method(f"{self.name}:{options}" if options else self.name)
+        folder, saved = self.saved
+        methods = [Method.from_dict(method) for method in saved.methods]
+        name, said = self.settings.model, " and ".join(str(method) for method in methods)
+        named = saved.model not in (None, str(folder.resolve()))
+        plain = f"--model {saved.model}" if named else "--model with a plain model"
+        if [method.kind for method in methods] != [self.name]:
+            raise InvalidOptionError(
+                f"{name} is a saved reader with {said}, and training goes on with one {self.name} and nothing else.",
+                f"To begin with a new memory, write {plain}.",
+            )
+        asked = parse_method(f"{said}{',' if ':' in said else ':'}{options}") if options else methods[0]
+        if asked != methods[0]:
+            raise InvalidOptionError(
+                f"{name} is a saved reader with {said}, and method={options} says otherwise.",
+                f"Leave --method out to go on with what it has learned. To begin with a new memory, write {plain}.",
+            )
+        return asked
 
     def base(self) -> Any:
         """The base model, in float32."""
@@ -70,8 +106,14 @@ class AdaptedKind(Kind):
 
     def build(self) -> Any:
         import jrt
+        from jrt.pretrained import from_saved
 
-        self._reader = jrt.wrap(self.base(), self.method(), tokenizer=self.tokenizer)
+        method = self.method()
+        if self.saved is None:
+            self._reader = jrt.wrap(self.base(), method, tokenizer=self.tokenizer)
+        else:
+            folder, saved = self.saved
+            self._reader = from_saved(saved, folder, self.base(), self.tokenizer, (method,), None)
         self._reader.name = self.settings.model
         model = self._reader.model
         if self.settings.learned_only:

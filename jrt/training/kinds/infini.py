@@ -68,7 +68,8 @@ class Infini(AdaptedKind):
 
     def method(self) -> Any:
         method = super().method()
-        if method.gate_learning_rate is not None:
+        told = self.saved is not None and "gate_learning_rate" in self.settings.model_fields_set
+        if method.gate_learning_rate is not None and not told:
             return method
         return method.model_copy(update={"gate_learning_rate": self.settings.gate_learning_rate})
 

@@ -124,7 +124,7 @@ class OwnModel(Kind):
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer by folder, .gguf file or Hub id.
+    """A tokenizer by folder, .gguf file or Hub id; of a saved reader without its model, that of the model it names.
 
     Raises:
         InvalidOptionError: it is an embedded model.
@@ -133,14 +133,16 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from jrt.loading import located
+    from jrt.loading import model_place
+    from jrt.pretrained import MANIFEST
 
     if name in embedded_models():
         raise InvalidOptionError(
             f"{name} is an embedded model; training begins with a plain one of transformers.",
             "Pass a folder or a Hub id such as gpt2.",
         )
-    source, options = located(name) if name.endswith(".gguf") else (name, {})
+    followed = name.endswith(".gguf") or (Path(name).expanduser() / MANIFEST).is_file()
+    source, options = model_place(name) if followed else (name, {})
     try:
         return AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:

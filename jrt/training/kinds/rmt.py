@@ -115,10 +115,10 @@ def _classifier(name: str, classes: Sequence[str]) -> Any:
     """
     from transformers import AutoModelForSequenceClassification
 
-    from jrt.loading import located
+    from jrt.loading import model_place
     from jrt.model_files import config_of, plain_weights, refuse_missing
 
-    source, options = located(name)
+    source, options = model_place(name)
     settings, names = config_of(source, options), dict(enumerate(classes))
     model, found = AutoModelForSequenceClassification.from_pretrained(
         source,
