@@ -109,7 +109,9 @@ class _Run:
 
         self.kind, self.out, self.report = kind, out, report
         self.settings: Any = kind.settings
-        self.processes = PartialState(cpu=self.settings.device == "cpu")
+        # By what is asked for and there: the state is one for the whole program, and remembers an earlier run's device.
+        self.on_cpu = self.settings.device == "cpu" or not torch.accelerator.is_available()
+        self.processes = PartialState(cpu=self.on_cpu)
         self.model: Any = None
         self.rows: Any = None
 
@@ -243,7 +245,7 @@ class _Run:
             per_device_eval_batch_size=micro,
             gradient_accumulation_steps=accumulate,
             max_grad_norm=settings.clip_norm,
-            use_cpu=self.processes.device.type == "cpu",
+            use_cpu=self.on_cpu,
             seed=settings.seed + index,
             train_sampling_strategy="sequential",
             remove_unused_columns=False,

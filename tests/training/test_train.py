@@ -29,7 +29,7 @@ from jrt.errors import (
 )
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds import KINDS, kind_class
-from jrt.training.run import train
+from jrt.training.run import _Run, train
 from jrt.training.settings import with_preset
 from jrt.training.text import TextRows, documents, files
 from jrt.training.trainer import learning_rate, right_answers
@@ -76,6 +76,27 @@ def test_training_leaves_no_trace(options: dict[str, Any], tmp_path: Path) -> No
     torch.manual_seed(3)
     train("based", settings_of("based", options, steps=1), tmp_path / "run")
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_a_run_takes_its_device_from_its_own_options(
+    accelerator: bool, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate import PartialState
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    for device in ("auto", "cpu", "auto"):
+        PartialState().device = torch.device("cpu" if device == "auto" else "meta")  # as a run before has left it
+        arguments = arguments_of(settings_of("based", options, device=device, bf16=True), tmp_path)
+        assert arguments.use_cpu == (device == "cpu" or not accelerator)
+    trained = train("based", settings_of("based", options, device="auto", bf16=True, steps=1), tmp_path / "run")
+    assert trained.log["all"]
+
+
+def arguments_of(chosen: Any, out: Path) -> Any:
+    """What transformers is told of a run."""
+    run = _Run(kind_class("based")(chosen), out, None)
+    return run._arguments(run.kind.stages()[0], 0, False)
 
 
 def test_a_task_as_data(tmp_path: Path) -> None:
