@@ -238,7 +238,7 @@ class _Run:
     def _arguments(self, stage: Stage, index: int, evaluates: bool) -> transformers.TrainingArguments:
         settings = self.settings
         micro, accumulate = self._micro_batch()
-        return transformers.TrainingArguments(
+        arguments = transformers.TrainingArguments(
             output_dir=str(self._checkpoints(stage)),
             max_steps=stage.steps,
             per_device_train_batch_size=micro,
@@ -262,6 +262,8 @@ class _Run:
             report_to="none",
             disable_tqdm=True,
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # not every GPU there is, each with a batch, under nn.DataParallel
+        return arguments
 
     def _micro_batch(self) -> tuple[int, int]:
         """Rows that a process reads at once, and how often it does before a step."""

@@ -93,6 +93,14 @@ def test_a_run_takes_its_device_from_its_own_options(
     assert trained.log["all"]
 
 
+def test_one_process_has_one_device(options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would take every GPU that there is for the one process, and a batch for each."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    arguments = arguments_of(settings_of("based", options, device="auto", batch_size=6), tmp_path)
+    assert arguments.n_gpu == 1 and arguments.train_batch_size == arguments.eval_batch_size == 6
+
+
 def arguments_of(chosen: Any, out: Path) -> Any:
     """What transformers is told of a run."""
     run = _Run(kind_class("based")(chosen), out, None)
