@@ -230,9 +230,7 @@ class _Run:
             [Reports(self.report, stage), EndsEarly(stage), ClipsValues(settings.clip_value), *best],
         )
         if previous is not None and checkpoint is None and not restart:
-            trainer.create_optimizer().load_state_dict(
-                torch.load(previous / "optimizer.pt", map_location="cpu", weights_only=True)
-            )
+            trainer.go_on_from(previous)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     def _arguments(self, stage: Stage, index: int, evaluates: bool) -> transformers.TrainingArguments:

@@ -119,6 +119,14 @@ class StageTrainer(transformers.Trainer):
                 self.optimizer = torch.optim.AdamW(groups, lr=self.stage.learning_rate, betas=betas)
         return self.optimizer
 
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Gives the optimizer the state that it had in the stage before; its learning rates are those of this stage."""
+        optimizer = self.create_optimizer()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = group["initial_lr"] = rate
+
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.lr_scheduler is None:
             before, total = self.schedule

@@ -170,6 +170,21 @@ def test_the_optimizer_goes_on_where_it_is_asked_to(adapted: dict[str, Any], tmp
         assert last == pytest.approx(1e-2 * (1.0 if restart else 0.5), rel=1e-6)  # the cosine at its start and halfway
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_optimizer_goes_on_at_the_learning_rate_of_the_stage(
+    kind: str, adapted: dict[str, Any], tmp_path: Path
+) -> None:
+    changes = {"first_learning_rate": 1e-4, "learning_rate": 1e-3, "schedule": "constant", "restart_optimizer": False}
+    options = adapted[kind] | changes | {"steps": 3, "save_every": 1, "keep": 9, "evaluation_rows": 0}
+    trained = run(kind, options, tmp_path)
+    for stage, rate in (("1-segments", 1e-4), ("2-segments", 1e-3)):
+        logged = [entry["learning_rate"] for entry in trained.log[stage] if "learning_rate" in entry]
+        assert logged == pytest.approx([rate] * 3)
+        saved = torch.load(tmp_path / "checkpoints" / stage / "checkpoint-3" / "optimizer.pt")["param_groups"]
+        assert [group["lr"] for group in saved] == pytest.approx([rate] * 2 + [0.01] * (len(saved) - 2))
+        assert len(saved) == (3 if kind == "infini" else 2), "gates have a group of their own"
+
+
 def test_gates_have_a_learning_rate_of_their_own_and_are_drawn(
     adapted: dict[str, Any], unbroken: dict[str, Trained]
 ) -> None:
