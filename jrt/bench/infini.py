@@ -18,7 +18,11 @@ import typer
 
 from jrt.bench.apart import measured_apart
 from jrt.bench.report import Report
+from jrt.errors import InvalidOptionError
 
+HEADS = 8
+WIDTH_STEP = 2 * HEADS
+"""Heads of an even width, which rotary positions need."""
 TARGET = (
     "1,048,576 tokens: peak memory within 2 % of 16,384, time a token within 10 %; two million updates without a NaN"
 )
@@ -32,13 +36,18 @@ def run(
     segment_length: Annotated[int, typer.Option(min=1, help="Tokens of a segment.")] = 1024,
     rule: Annotated[str, typer.Option(help="linear, delta or delta_corrected.")] = "linear",
     layers: Annotated[int, typer.Option(min=1, help="Layers of the decoder.")] = 2,
-    width: Annotated[int, typer.Option(min=8, help="Its width, a multiple of 8.")] = 128,
+    width: Annotated[int, typer.Option(min=WIDTH_STEP, help=f"Its width, a multiple of {WIDTH_STEP}.")] = 128,
     rounds: Annotated[int, typer.Option(min=2, help="Short inputs, half of them before the long ones.")] = 6,
     updates: Annotated[int, typer.Option(min=0, help="Updates of one memory in a row; 0 leaves them out.")] = 2000000,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> Report:
     """A million tokens against 16 thousand: the size of the process, and the time of a token."""
+    if width % WIDTH_STEP:
+        raise InvalidOptionError(
+            f"--width {width} is no multiple of {WIDTH_STEP}, twice the number of heads.",
+            f"--width {-(-width // WIDTH_STEP) * WIDTH_STEP}",
+        )
     settings: dict[str, Any] = {
         "tokens": tokens,
         "against": against,
@@ -161,8 +170,8 @@ def _decoder(case: dict[str, Any]) -> Any:
         hidden_size=case["width"],
         intermediate_size=2 * case["width"],
         num_hidden_layers=case["layers"],
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=HEADS,
+        num_key_value_heads=HEADS // 2,
         max_position_embeddings=case["segment_length"],
     )
     torch.manual_seed(0)

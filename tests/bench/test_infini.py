@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from jrt.bench import infini
+from jrt.errors import InvalidOptionError
 
 CASE: dict[str, Any] = {"segment_length": 16, "rule": "delta", "layers": 1, "width": 32, "device": "cpu"}
 
@@ -38,3 +39,13 @@ def test_compares_with_the_mean_of_the_short_inputs(monkeypatch: pytest.MonkeyPa
     assert [row["memory ratio"] for row in report.rows] == [1.0, 1.1, 1.1, 1.0]
     assert all(row["time ratio"] == row["CPU time ratio"] == 1.0 for row in report.rows)
     assert json.loads(report.model_dump_json())["name"] == "infini"
+
+
+@pytest.mark.parametrize(("width", "instead"), [(8, 16), (40, 48)])
+def test_a_width_of_odd_heads_is_refused_before_anything_runs(
+    width: int, instead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infini, "_measured", lambda case: pytest.fail("something was measured"))
+    with pytest.raises(InvalidOptionError, match=f"--width {width} is no multiple of 16") as caught:
+        infini.run(width=width)
+    assert caught.value.hint == f"--width {instead}"
