@@ -58,6 +58,8 @@ def load(
     Example:
         >>> reader = jrt.load("state-spaces/mamba-370m-hf", jrt.JRTPrompt(passes=2))
     """
+    if gguf_file is not None and Path(name_or_path).expanduser().is_dir():
+        name_or_path, gguf_file = str(Path(name_or_path) / gguf_file), None  # the name that finds it again
     source, options = located(name_or_path, revision, gguf_file)
     folder = saved_folder(source, options)
     if folder is not None:

@@ -117,6 +117,16 @@ def test_a_file_beside_a_saved_reader_is_that_file(file: Path, tmp_path: Path) -
         assert saved.methods == (memory,) and torch.equal(saved(input_ids=ids).logits, reader(input_ids=ids).logits)
 
 
+def test_a_file_of_a_folder_is_found_again(file: Path, tmp_path: Path) -> None:
+    memory = jrt.RMT(num_memory_tokens=2, segment_length=8)
+    reader = jrt.load(str(file.parent), memory, gguf_file=file.name, device="cpu", dtype="float32")
+    reader.save_pretrained(tmp_path)
+    again, ids = jrt.load(str(tmp_path), device="cpu", dtype="float32"), torch.arange(1, 21)[None]
+    assert reader.name == str(file) and torch.equal(again(input_ids=ids).logits, reader(input_ids=ids).logits)
+    with pytest.raises(InputNotFoundError, match=r"There is no file .*other\.gguf"):
+        jrt.load(str(file.parent), gguf_file="other.gguf")
+
+
 def test_a_file_is_trained_and_in_bfloat16_on_a_cpu(file: Path, tmp_path: Path) -> None:
     settings = RMTSettings(
         model=str(file),
