@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def read_model(
     settings = config_of(source, options)
     if settings.get("model_type") == "gpt2" and "alt_mixer" in settings:
         return _released(source, dtype, options, has_tokenizer)
-    try:
+    with explained(source, name):
         if str(settings.get("model_type")).startswith("jrt_"):
             _register_own()
         tokenizer = _tokenizer(source, name, options) if has_tokenizer else None
@@ -50,6 +52,24 @@ def read_model(
         model, found = owner.from_pretrained(
             source, dtype=dtype, output_loading_info=True, **options, **plain_weights(options)
         )
+    _refuse_random(name, settings, model, found["missing_keys"])
+    return model, tokenizer
+
+
+@contextmanager
+def explained(source: str, name: str, wanted: str = "causal language model") -> Iterator[None]:
+    """Says in our words why transformers could not load a model.
+
+    Args:
+        source: a folder or a Hub id.
+        name: what the user calls it.
+        wanted: what it was loaded as.
+
+    Raises:
+        InputNotFoundError, DataFormatError, HubUnavailableError, UnsupportedModelError: as `read_model` does.
+    """
+    try:
+        yield
     except JRTError:  # says what is wrong already; some are OSErrors or ValueErrors too
         raise
     except OSError as error:
@@ -64,8 +84,8 @@ def read_model(
         ) from error
     except ValueError as error:
         raise UnsupportedModelError(
-            f"{name} cannot be loaded as a causal language model: {str(error).split(chr(10), 1)[0]}",
-            "jrt reads with decoder models that transformers knows; load others yourself and use jrt.wrap.",
+            f"{name} cannot be loaded as a {wanted}: {str(error).split(chr(10), 1)[0]}",
+            f"Use a {wanted} that transformers knows; load others yourself and use jrt.wrap.",
         ) from error
     except SafetensorError as error:
         raise DataFormatError(f"The weights of {name} are broken: {error}.", "Download or save them again.") from error
@@ -75,8 +95,6 @@ def read_model(
         raise DataFormatError(
             f"The weights of {name} have not the shapes that its config.json says.", "Download or save it again."
         ) from error
-    _refuse_random(name, settings, model, found["missing_keys"])
-    return model, tokenizer
 
 
 def plain_weights(options: dict[str, Any]) -> dict[str, Any]:

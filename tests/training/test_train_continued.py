@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import jrt
-from jrt.errors import DataFormatError, InvalidOptionError
+from jrt.errors import DataFormatError, InputNotFoundError, InvalidOptionError
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.base import Kind
@@ -52,6 +52,16 @@ def test_a_new_head_is_all_that_a_classifier_may_lack(adapted: dict[str, Any], t
     headed = classifier(adapted, tmp_path / "headed")
     with pytest.raises(DataFormatError, match=r"no weights for 1 .*classifier\.bias"):
         built("rmt", adapted["rmt"] | {"model": str(without(headed, "classifier.bias"))})
+
+
+def test_a_classifier_whose_weights_are_broken_or_not_there(adapted: dict[str, Any], tmp_path: Path) -> None:
+    encoder = Path(shutil.copytree(adapted["rmt"]["model"], tmp_path / "encoder"))
+    (encoder / "model.safetensors").write_bytes(b"{}")
+    with pytest.raises(DataFormatError, match=r"The weights of .* are broken"):
+        built("rmt", adapted["rmt"] | {"model": str(encoder)})
+    (encoder / "model.safetensors").unlink()
+    with pytest.raises(InputNotFoundError, match=r"cannot be loaded: .*model\.safetensors"):
+        built("rmt", adapted["rmt"] | {"model": str(encoder)})
 
 
 def test_a_head_goes_on_where_its_labels_are_the_tasks(adapted: dict[str, Any], tmp_path: Path) -> None:

@@ -110,26 +110,29 @@ def _classifier(name: str, classes: Sequence[str]) -> Any:
     """A model with a head for `classes`: its own where it has those labels, and a new one otherwise.
 
     Raises:
-        UnsupportedModelError: its other weights have other shapes than its config.json says.
-        DataFormatError: some of its other weights are missing.
+        UnsupportedModelError: its other weights have other shapes than its config.json says, or transformers has no
+            classifier of its kind.
+        DataFormatError: some of its other weights are missing, or a file is broken.
+        InputNotFoundError, HubUnavailableError: a file is missing, or the Hub cannot be reached.
     """
     from transformers import AutoModelForSequenceClassification
 
     from jrt.loading import model_place
-    from jrt.model_files import config_of, plain_weights, refuse_missing
+    from jrt.model_files import config_of, explained, plain_weights, refuse_missing
 
     source, options = model_place(name)
     settings, names = config_of(source, options), dict(enumerate(classes))
-    model, found = AutoModelForSequenceClassification.from_pretrained(
-        source,
-        dtype="float32",
-        id2label=names,
-        label2id={label: number for number, label in names.items()},
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        **options,
-        **plain_weights(options),
-    )
+    with explained(source, name, "classifier"):
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            dtype="float32",
+            id2label=names,
+            label2id={label: number for number, label in names.items()},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+            **plain_weights(options),
+        )
     labels = {int(number): label for number, label in (settings.get("id2label") or {}).items()}
     has_head = settings.get("architectures") == [type(model).__name__] and labels == names
     others = [key for key in found["mismatched_keys"] if has_head or key[2][0] != len(classes)]
