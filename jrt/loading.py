@@ -93,9 +93,18 @@ def located(name: str, revision: str | None = None, gguf_file: str | None = None
 
 
 def saved_folder(source: str, options: dict[str, Any]) -> Path | None:
-    """The folder of `jrt.json` where a place, as `located` gives it, is a saved reader, and no plain model or file."""
+    """The folder of `jrt.json` where a place, as `located` gives it, is a saved reader, and no plain model or file.
+
+    Raises:
+        DataFormatError: what a method has learned is there, and not which method.
+    """
     manifest = None if "gguf_file" in options else _file_of(source, options, MANIFEST)
     if manifest is None:
+        if "gguf_file" not in options and _file_of(source, options, LEARNED) is not None:
+            raise DataFormatError(
+                f"{source} holds {LEARNED}, what a method has learned, and no {MANIFEST} that says which method.",
+                f"Save the reader again, or delete {LEARNED} to read with the plain model.",
+            )
         return None
     _file_of(source, options, LEARNED)
     return manifest.parent

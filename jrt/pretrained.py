@@ -89,6 +89,8 @@ def _save(reader: ReaderModule, folder: Path, include_model: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         if include_model:
+            if has_adapter:
+                _refuse_nameless_base(inner, plain)
             inner.save_pretrained(folder)
             if reader.tokenizer is not None:
                 reader.tokenizer.save_pretrained(folder)
@@ -108,6 +110,20 @@ def _save(reader: ReaderModule, folder: Path, include_model: bool) -> None:
             jrt_version=jrt.__version__,
         )
         write_text(folder / MANIFEST, saved.model_dump_json(indent=2) + "\n")
+
+
+def _refuse_nameless_base(inner: Any, plain: Any) -> None:
+    """PEFT saves an adapter alone, with the name of the model below it.
+
+    Raises:
+        InvalidOptionError: that model has none, so what is saved could never be loaded.
+    """
+    if not (inner.active_peft_config.base_model_name_or_path or plain.name_or_path):
+        raise InvalidOptionError(
+            "An adapter of PEFT is saved without the model below it, and that model comes from no folder or Hub id.",
+            "Save it and load it from there before the adapter goes around it: base.save_pretrained(FOLDER); "
+            "or merge them first: model.merge_and_unload().",
+        )
 
 
 def _methods(reader: ReaderModule) -> tuple[Method, ...]:

@@ -78,7 +78,12 @@ def _file(path: Path, column: str) -> Iterator[str]:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield _column(json.loads(line), column, f"{path}, line {number}")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except UnicodeDecodeError as error:
+        raise DataFormatError(
+            f"{path} is no text in UTF-8: {error}.",
+            "Save it as UTF-8 first, such as with iconv -f LATIN1 -t UTF-8 FILE > FILE.txt",
+        ) from None
+    except (gzip.BadGzipFile, EOFError) as error:
         raise DataFormatError(f"{path} is no text: {error}.", "Pass .txt or .jsonl files, plain or .gz.") from None
     except json.JSONDecodeError as error:
         raise DataFormatError(f"{path}, line {number}: {error}.", "A line of a .jsonl file is one object.") from None

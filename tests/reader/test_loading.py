@@ -296,3 +296,11 @@ def test_a_place_that_cannot_be_written(classifier: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match=r"could not be written to .*: Not a directory"):
         jrt.load(str(classifier)).save_pretrained(tmp_path / "file" / "saved")
+
+
+def test_what_a_method_learned_without_its_name_is_no_plain_model(tmp_path: Path) -> None:
+    reader = jrt.load("jrt/tiny-rmt", device="cpu")
+    reader.save_pretrained(tmp_path, include_model=True)
+    (tmp_path / "jrt.json").unlink()
+    with pytest.raises(DataFormatError, match=r"learned\.safetensors, what a method has learned, and no jrt\.json"):
+        jrt.load(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from zoo import build
 
 import jrt
+from jrt.errors import InvalidOptionError
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own call
@@ -44,3 +46,18 @@ def test_asked_once_twice_and_many_times(name: str, tokenizer: Any) -> None:
     assert ours.ask_many(DOCUMENT, QUESTIONS, max_new_tokens=6) == theirs.ask_many(
         DOCUMENT, QUESTIONS, max_new_tokens=6
     )
+
+
+def test_an_adapter_on_a_model_that_nothing_names_is_not_saved_alone(tmp_path: Path, tokenizer: Any) -> None:
+    model, memory = with_lora("llama"), jrt.RMT(num_memory_tokens=2, segment_length=8)
+    with pytest.raises(InvalidOptionError, match="comes from no folder or Hub id"):
+        jrt.wrap(model, memory, tokenizer=tokenizer).save_pretrained(tmp_path / "lost", include_model=True)
+    model.unload().save_pretrained(tmp_path / "base")
+    base = type(build("llama")).from_pretrained(tmp_path / "base")
+    reader = jrt.wrap(
+        peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=TARGETS["llama"])), memory, tokenizer=tokenizer
+    )
+    reader.save_pretrained(tmp_path / "kept", include_model=True)
+    ids = torch.arange(1, 21)[None]
+    again = jrt.load(str(tmp_path / "kept"), device="cpu")
+    torch.testing.assert_close(again(input_ids=ids).logits, reader(input_ids=ids).logits)

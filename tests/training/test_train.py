@@ -218,8 +218,8 @@ def test_documents_of_files(tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text("{]")
     with pytest.raises(DataFormatError, match=r"c\.jsonl, line 1"):
         list(documents(given_files))
-    (tmp_path / "e.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataFormatError, match=r"e\.txt is no text"):
+    (tmp_path / "e.txt").write_bytes("Café".encode("latin-1"))
+    with pytest.raises(DataFormatError, match=r"e\.txt is no text in UTF-8: .* iconv -f LATIN1"):
         list(documents(SimpleNamespace(dataset=None, text=[str(tmp_path / "e.txt")], column="text")))
 
 

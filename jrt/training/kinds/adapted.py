@@ -31,7 +31,7 @@ class AdaptedSettings(Settings):
     model: str = Field(default="", description="The base model: a folder, .gguf file or Hub id; a trained one goes on.")
     method: str = Field(default="", description="The method's options: option=value,option=value.")
     learned_only: bool = Field(default=False, description="Train only what the method adds.")
-    segments: int = Field(default=4, ge=1, description="The most segments of a row.")
+    segments: int = Field(default=4, ge=1, le=10_000, description="The most segments of a row.")
     curriculum: bool = Field(default=True, description="A stage for every number of segments, from 1 up.")
     lengths: Literal["uniform", "fixed"] = Field(
         default="uniform", description="Segments of a step in stage n: uniform is 1 to n, fixed is n."
