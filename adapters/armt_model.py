@@ -23,6 +23,9 @@ from jrt.adapters.rmt_encoder import RMTEncoder
 from jrt.adapters.rmt_model import RMTModel
 from jrt.errors import UnsupportedModelError
 
+_TOKENS_FIRST = ("xlnet",)
+"""Models whose layers pass (T, B, D) on. By name, because where T is B no shape tells."""
+
 
 class _Associative(RMTModel):
     """What ARMT does otherwise than RMT; mixed into the encoder and the decoder.
@@ -42,6 +45,12 @@ class _Associative(RMTModel):
                 f"{type(unwrapped(base)).__name__} has {len(layers)} modules for {config.num_hidden_layers} layers, "
                 "and each layer keeps a memory of its own.",
                 "Use RMT, or a model whose layers share no weights.",
+            )
+        if config.model_type in _TOKENS_FIRST:
+            raise UnsupportedModelError(
+                f"The layers of {type(unwrapped(base)).__name__} take tokens before rows, "
+                "and each row keeps a memory of its own.",
+                "Use RMT around this model.",
             )
         self.rows_a_layer = width + NORMALIZATIONS[method.normalization].extra_rows
         self.features = 2 * method.feature_order * method.key_width

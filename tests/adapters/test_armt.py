@@ -15,6 +15,7 @@ from encoders import CLS, SEP, build_encoder, random_text
 from rmt_models import build_decoder, left_padded
 from rmt_oracle import pieces
 from torch import Tensor
+from transformers import XLNetConfig, XLNetForSequenceClassification
 from zoo import random_ids
 
 import jrt
@@ -281,5 +282,8 @@ def test_it_is_saved_and_what_cannot_work_is_refused(tmp_path: Path) -> None:
     assert again.model.method == method and torch.equal(again(ids).logits, reader(ids).logits)
     with pytest.raises(UnsupportedModelError, match="share no weights"):
         method.adapt(build_encoder("albert", "Model"))
+    config = XLNetConfig(vocab_size=64, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    with pytest.raises(UnsupportedModelError, match="XLNetForSequenceClassification take tokens before rows"):
+        method.adapt(XLNetForSequenceClassification(config))
     with pytest.raises(StateMismatchError, match="memory has the shape"):
         again(ids, memory=torch.zeros(2, 2, 32))
