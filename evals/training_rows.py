@@ -107,12 +107,12 @@ class TaskRows:
         while True:
             item = self._item(split, index, pieces)
             prompt = self._prompt(item, index)
-            ids, answered = encode(self._tokenizer, prompt, special=True), self._answered(item, prompt)
-            room = length - _ANSWER
-            if len(ids) <= room:  # and only now, so that rows with short answers stay what they always were
-                room = min(room, length - len(answered[0]))
+            ids, room = encode(self._tokenizer, prompt, special=True), length - _ANSWER
             if pieces is None or len(ids) <= room:
-                return item, ids, answered
+                answered = self._answered(item, prompt)
+                room = length - len(answered[0])
+                if pieces is None or len(ids) <= room:
+                    return item, ids, answered
             pieces = min(pieces - 1, pieces * room // len(ids))
 
     def _answered(self, item: Item, text: str) -> tuple[list[int], list[bool]]:

@@ -64,7 +64,7 @@ def load(
     folder = saved_folder(source, options)
     if folder is not None:
         return _load_saved(
-            folder, source, name_or_path, methods, device=device, dtype=dtype, revision=revision, chat=chat
+            folder, source, name_or_path, methods, device=device, dtype=dtype, options=options, chat=chat
         )
     model, tokenizer = read_model(source, name_or_path, _dtype(dtype), options)
     reader = wrap(model.to(_device(device)).eval(), *methods, tokenizer=tokenizer, chat=chat)
@@ -98,16 +98,15 @@ def saved_folder(source: str, options: dict[str, Any]) -> Path | None:
     Raises:
         DataFormatError: what a method has learned is there, and not which method.
     """
-    manifest = None if "gguf_file" in options else _file_of(source, options, MANIFEST)
-    if manifest is None:
-        if "gguf_file" not in options and _file_of(source, options, LEARNED) is not None:
-            raise DataFormatError(
-                f"{source} holds {LEARNED}, what a method has learned, and no {MANIFEST} that says which method.",
-                f"Save the reader again, or delete {LEARNED} to read with the plain model.",
-            )
+    if "gguf_file" in options:
         return None
-    _file_of(source, options, LEARNED)
-    return manifest.parent
+    manifest, learned = (_file_of(source, options, file) for file in (MANIFEST, LEARNED))  # both, to have them here
+    if manifest is None and learned is not None:
+        raise DataFormatError(
+            f"{source} holds {LEARNED}, what a method has learned, and no {MANIFEST} that says which method.",
+            f"Save the reader again, or delete {LEARNED} to read with the plain model.",
+        )
+    return None if manifest is None else manifest.parent
 
 
 def model_place(name: str, revision: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -163,7 +162,7 @@ def _load_saved(
     *,
     device: str,
     dtype: str | torch.dtype,
-    revision: str | None,
+    options: dict[str, Any],
     chat: bool | None,
 ) -> Reader:
     """A reader that `Reader.save_pretrained` wrote: its model, then its methods and what they have learned."""
@@ -179,12 +178,12 @@ def _load_saved(
             source,
             name,
             _dtype(dtype),
-            {} if revision is None else {"revision": revision},
+            options,
             model_class=saved.model_class,
             has_tokenizer=saved.has_tokenizer,
         )
     reader = from_saved(saved, folder, model.to(_device(device)).eval(), tokenizer, methods, chat)
-    reader.name, reader.revision = name, revision
+    reader.name, reader.revision = name, options.get("revision")
     return reader
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from jrt.errors import DataFormatError, InputNotFoundError
 
+TO_UTF8 = "Save it as UTF-8 first, such as with iconv -f LATIN1 -t UTF-8 FILE > FILE.txt"
+"""What to do with a text in another encoding."""
+
 
 def read_text(path: Path) -> str:
     """The text of a file.
@@ -37,7 +40,7 @@ def decode_text(data: bytes, label: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataFormatError(
             f"{label} is no UTF-8 text: byte 0x{data[error.start]:02x} in line {line}.",
-            "Save it as UTF-8 first, such as with iconv -f LATIN1 -t UTF-8 FILE > FILE.txt",
+            TO_UTF8,
         ) from None
     if "\0" in text:
         raise DataFormatError(f"{label} is no text: it holds NUL bytes.", "Pass a plain text file.")

@@ -26,6 +26,7 @@ from jrt.errors import (
     MissingDependencyError,
 )
 from jrt.files import write_atomic
+from jrt.text_files import TO_UTF8
 from jrt.training.rows import Row, Split
 from jrt.training.settings import Settings
 
@@ -79,10 +80,7 @@ def _file(path: Path, column: str) -> Iterator[str]:
                 if line.strip():
                     yield _column(json.loads(line), column, f"{path}, line {number}")
     except UnicodeDecodeError as error:
-        raise DataFormatError(
-            f"{path} is no text in UTF-8: {error}.",
-            "Save it as UTF-8 first, such as with iconv -f LATIN1 -t UTF-8 FILE > FILE.txt",
-        ) from None
+        raise DataFormatError(f"{path} is no text in UTF-8: {error}.", TO_UTF8) from None
     except (gzip.BadGzipFile, EOFError) as error:
         raise DataFormatError(f"{path} is no text: {error}.", "Pass .txt or .jsonl files, plain or .gz.") from None
     except json.JSONDecodeError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from built_kind import built
 from safetensors.torch import load_file
 from train_child import child
 
@@ -17,7 +18,6 @@ from jrt.errors import InvalidOptionError, UnknownNameError, UnsupportedModelErr
 from jrt.evals.training_rows import TaskRows
 from jrt.training.kinds import kind_class
 from jrt.training.kinds.adapted import AdaptedKind
-from jrt.training.kinds.base import Kind
 from jrt.training.run import Trained, train
 from jrt.training.trainer import FINISHED
 
@@ -29,15 +29,6 @@ def run(kind: str, options: dict[str, Any], out: Path, **arguments: Any) -> Trai
     chosen = kind_class(kind).settings_class(**options)
     rows = TaskRows(chosen.task, chosen.methods, chosen.seed).with_tokenizer if chosen.task else None
     return train(kind, chosen, out, task_rows=rows, **arguments)
-
-
-def built(kind: str, options: dict[str, Any]) -> tuple[Kind, Any]:
-    """The kind and its model, as a run makes them."""
-    chosen = kind_class(kind).settings_class(**options)
-    made = kind_class(kind)(chosen)
-    rows, made.tokenizer = TaskRows(chosen.task, "once", 0).with_tokenizer(made.find_tokenizer())
-    made.classes = rows.classes
-    return made, made.build()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

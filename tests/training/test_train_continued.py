@@ -9,24 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from built_kind import built
 from safetensors.torch import load_file, save_file
 
 import jrt
 from jrt.errors import DataFormatError, InputNotFoundError, InvalidOptionError
-from jrt.evals.training_rows import TaskRows
-from jrt.training.kinds import kind_class
-from jrt.training.kinds.base import Kind
 
 torch.set_num_threads(1)
-
-
-def built(kind: str, options: dict[str, Any]) -> tuple[Kind, Any]:
-    """The kind and its model, as a run makes them."""
-    chosen = kind_class(kind).settings_class(**options)
-    made = kind_class(kind)(chosen)
-    rows, made.tokenizer = TaskRows(chosen.task, "once", 0).with_tokenizer(made.find_tokenizer())
-    made.classes = rows.classes
-    return made, made.build()
 
 
 def without(folder: Path, part: str) -> Path:
